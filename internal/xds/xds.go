@@ -1,0 +1,115 @@
+// Package xds is the waist between the compiler and the engines: complete, consistent, immutable sets of Envoy's own
+// resources. internal/config produces them, internal/dataplane and internal/ads consume them, and neither side knows
+// the other.
+package xds
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/netip"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
+)
+
+// Snapshot is one complete, consistent set of resources for one node group. It is immutable; every slice is sorted
+// by resource name, so that equal configurations give equal versions.
+type Snapshot struct {
+	Version   string // content hash, see Hash
+	Clusters  []*clusterv3.Cluster
+	Endpoints []*endpointv3.ClusterLoadAssignment
+	Listeners []*listenerv3.Listener
+	Routes    []*routev3.RouteConfiguration
+	// Names is what the DNS proxy answers from: Istio's NDS name table. Sorted by host.
+	Names []Name
+}
+
+// Name is one service host with the addresses by which a captured application reaches it (allocated or stated).
+// A host that has no entry is forwarded to the real resolver.
+type Name struct {
+	Host  string // lower case, no trailing dot
+	Addrs []netip.Addr
+}
+
+// Hash computes the version of a snapshot from its contents: the first 16 hex digits of a SHA-256 over the
+// deterministic encoding of all resources.
+func (s *Snapshot) Hash() string {
+	h := sha256.New()
+	opt := proto.MarshalOptions{Deterministic: true}
+	add := func(m proto.Message) {
+		b, err := opt.Marshal(m)
+		if err != nil { // only invalid UTF-8 can do this; decode refuses that earlier
+			b = []byte(err.Error())
+		}
+		h.Write(b)
+		h.Write([]byte{0})
+	}
+	for _, m := range s.Clusters {
+		add(m)
+	}
+	for _, m := range s.Endpoints {
+		add(m)
+	}
+	for _, m := range s.Listeners {
+		add(m)
+	}
+	for _, m := range s.Routes {
+		add(m)
+	}
+	for _, n := range s.Names {
+		h.Write([]byte(n.Host))
+		for _, a := range n.Addrs {
+			h.Write([]byte(" " + a.String()))
+		}
+		h.Write([]byte{0})
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}
+
+// NodeGroup is what a snapshot is compiled for: all proxies that get the same resources.
+type NodeGroup struct {
+	Locality  *corev3.Locality // nil: unknown, then nothing is near
+	Labels    map[string]string
+	Namespace string
+	IPv6      bool // the node can reach IPv6 addresses
+	IPv4      bool // the node can reach IPv4 addresses
+	// CompatIstio asks for istiod's own output: every deviation off.
+	CompatIstio bool
+	// RegistryOnly is outboundTrafficPolicy REGISTRY_ONLY: undeclared destinations are refused.
+	RegistryOnly bool
+}
+
+// Sink takes snapshots. Set returns once the snapshot is in force, or has been rejected in part.
+type Sink interface {
+	Set(*Snapshot) Result
+}
+
+// Result says what a sink made of a snapshot.
+type Result struct {
+	// Rejected lists resources the sink could not use; their last good versions stay in force.
+	Rejected []Rejection
+}
+
+// Rejection is one resource that a sink refused, with the reason.
+type Rejection struct {
+	TypeURL string
+	Name    string
+	Reason  string
+}
+
+// MetadataKey is the filter_metadata key under which translate says what Envoy's own fields can't.
+const MetadataKey = "detour.dev"
+
+// Fields of the MetadataKey struct.
+const (
+	// MetaDefaultRetry (bool, on a route): the route has no retries of its own; the embedded engine's guarantees
+	// E2 and E3 apply in full.
+	MetaDefaultRetry = "default_retry"
+	// MetaPeek (bool, on a listener): a host without addresses of its own uses this port, so connections to
+	// undeclared addresses are peeked before they pass (DESIGN.md, "What traffic is taken for").
+	MetaPeek = "peek"
+)
