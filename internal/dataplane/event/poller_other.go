@@ -1,0 +1,5 @@
+//go:build unix && !linux
+
+package event
+
+func newPoller() (poller, error) { return newPoll() }
