@@ -1,0 +1,215 @@
+// Package decode turns the bytes of one file into typed objects of Istio's traffic API, strictly: what it does not
+// know it refuses, with the place, the field's path, what is allowed and the nearest right word. It reads YAML (several
+// documents), JSON and `kind: List`, gives every object its positions, and judges no meaning: that is validate's.
+package decode
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+
+	"detour.dev/detour/internal/config"
+)
+
+// MaxFileSize bounds one file, in bytes; 20,000 ServiceEntries as kubectl prints them are about 30 MB.
+const MaxFileSize = 64 << 20
+
+// Result is what one file holds.
+type Result struct {
+	Objects []*config.Object // in document order; the good ones only
+	Issues  []config.Issue   // in the order of their places
+	// Refused are the objects with an error, as far as they could be read: Key may be partly or wholly empty, Hosts
+	// are those the object names.
+	Refused []config.Refusal
+	// Parsed is false where some of the file is not YAML at all, or holds an object that can't be told by kind,
+	// namespace and name: then nobody can know which objects the file lacks, and all of them stay.
+	Parsed bool
+}
+
+// File reads one file. Objects with an error are left out; every error is an issue of severity Error. Name is how the
+// user calls the file; it becomes the origin of all that is read.
+func File(name string, data []byte) ([]*config.Object, []config.Issue) {
+	r := Read(name, data)
+	return r.Objects, r.Issues
+}
+
+// Read reads one file, and also tells what became of the objects it could not use.
+func Read(name string, data []byte) Result {
+	r := &reader{name: name, out: Result{Parsed: true}}
+	if len(data) > MaxFileSize {
+		r.fileIssue(config.CodeTooLarge, config.Origin{File: name}, fmt.Sprintf("the file has %d bytes, at most %d are allowed", len(data), MaxFileSize))
+		return r.out
+	}
+	for _, c := range split(data) {
+		r.document(c)
+	}
+	slices.SortStableFunc(r.out.Issues, func(a, b config.Issue) int {
+		if a.Origin.Line != b.Origin.Line {
+			return a.Origin.Line - b.Origin.Line
+		}
+		return a.Origin.Column - b.Origin.Column
+	})
+	return r.out
+}
+
+type reader struct {
+	name string
+	out  Result
+}
+
+// fileIssue records an error that makes the file's contents unknowable.
+func (r *reader) fileIssue(code string, at config.Origin, message string) {
+	r.out.Parsed = false
+	r.out.Issues = append(r.out.Issues, config.Issue{Severity: config.Error, Code: code, Origin: at, Message: message})
+}
+
+func (r *reader) document(c chunk) {
+	d := &document{file: r.name, chunk: c}
+	if err := checkExpansion(d); err != nil {
+		r.fileIssue(config.CodeTooLarge, d.origin(), err.Error())
+		return
+	}
+	v, duplicates, err := d.value()
+	if err != nil {
+		r.fileIssue(config.CodeSyntax, err.at, err.message)
+		return
+	}
+	if v == nil {
+		return
+	}
+	top, ok := v.(map[string]any)
+	if !ok {
+		r.fileIssue(config.CodeNotAnObject, d.origin(), fmt.Sprintf("wants an object with apiVersion, kind and metadata, got %s", describe(v)))
+		return
+	}
+	if isList(top) {
+		r.list(d, top, duplicates)
+		return
+	}
+	r.object(d, "", top, duplicates)
+}
+
+func isList(top map[string]any) bool {
+	kind, _ := top["kind"].(string)
+	api, _ := top["apiVersion"].(string)
+	return kind == "List" || strings.HasSuffix(kind, "List") && strings.HasPrefix(api, networkingGroup+"/")
+}
+
+func (r *reader) list(d *document, top map[string]any, duplicates []problem) {
+	items, ok := top["items"].([]any)
+	if !ok && top["items"] != nil {
+		r.fileIssue(config.CodeNotAnObject, d.Position("items"), "items: wants a list of objects, got "+describe(top["items"]))
+		return
+	}
+	for i, item := range items {
+		prefix := fmt.Sprintf("items[%d]", i)
+		m, ok := item.(map[string]any)
+		if !ok {
+			r.fileIssue(config.CodeNotAnObject, d.Position(prefix), prefix+": wants an object with apiVersion, kind and metadata, got "+describe(item))
+			continue
+		}
+		var own []problem
+		for _, p := range duplicates {
+			if rest, ok := strings.CutPrefix(p.path, prefix+"."); ok {
+				p.path = rest
+				own = append(own, p)
+			}
+		}
+		r.object(d, prefix, m, own)
+	}
+}
+
+// problem is an error in the making: its place is looked up only once all are known.
+type problem struct {
+	severity   config.Severity
+	code       string
+	path       string
+	message    string
+	occurrence int // of a duplicate key: which of them is meant
+}
+
+// value gives the document as Kubernetes reads it (YAML 1.1 through JSON), and the keys that occur twice.
+func (d *document) value() (v any, duplicates []problem, bad *syntaxError) {
+	err := guard(func() error { return yaml.UnmarshalStrict(d.chunk.data, &v) })
+	if err == nil {
+		return v, nil, nil
+	}
+	root, perr := d.root()
+	if perr != nil {
+		return nil, nil, d.syntax(err)
+	}
+	duplicates = findDuplicates(root)
+	v = nil
+	if lax := guard(func() error { return yaml.Unmarshal(d.chunk.data, &v) }); lax != nil || len(duplicates) == 0 {
+		return nil, nil, d.syntax(err)
+	}
+	return v, duplicates, nil
+}
+
+// guard keeps a defect of the YAML library from ending the process: files come from anywhere.
+func guard(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("yaml: can't be read: %v", p)
+		}
+	}()
+	return f()
+}
+
+// chunk is one document of a file.
+type chunk struct {
+	data []byte
+	line int // lines of the file before it
+}
+
+// split cuts a file at its document markers. A marker stands at the beginning of a line and nowhere inside a scalar
+// (YAML 1.2.2, §9.1.2), so that lines suffice.
+func split(data []byte) []chunk {
+	var out []chunk
+	start, startLine, line := 0, 0, 0
+	content := false // something but comments, directives and blank lines since start
+	for pos := 0; pos < len(data); line++ {
+		end := len(data)
+		if i := bytes.IndexByte(data[pos:], '\n'); i >= 0 {
+			end = pos + i + 1
+		}
+		l := data[pos:end]
+		switch {
+		case isMarker(l, "---"):
+			if content {
+				out = append(out, chunk{data[start:pos], startLine})
+				start, startLine = pos, line
+			}
+			content = len(bytes.TrimSpace(stripComment(l[3:]))) > 0
+		case isMarker(l, "..."):
+			if content {
+				out = append(out, chunk{data[start:pos], startLine})
+			}
+			start, startLine, content = end, line+1, false
+		default:
+			if t := bytes.TrimSpace(l); len(t) > 0 && t[0] != '#' && (l[0] != '%' || content) {
+				content = true
+			}
+		}
+		pos = end
+	}
+	if content {
+		out = append(out, chunk{data[start:], startLine})
+	}
+	return out
+}
+
+func isMarker(line []byte, marker string) bool {
+	rest, ok := bytes.CutPrefix(line, []byte(marker))
+	return ok && (len(rest) == 0 || bytes.IndexByte([]byte(" \t\r\n"), rest[0]) >= 0)
+}
+
+func stripComment(l []byte) []byte {
+	if t := bytes.TrimSpace(l); len(t) > 0 && t[0] == '#' {
+		return nil
+	}
+	return l
+}
