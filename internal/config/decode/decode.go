@@ -5,6 +5,7 @@ package decode
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -41,6 +42,11 @@ func Read(name string, data []byte) Result {
 	r := &reader{name: name, out: Result{Parsed: true}}
 	if len(data) > MaxFileSize {
 		r.fileIssue(config.CodeTooLarge, config.Origin{File: name}, fmt.Sprintf("the file has %d bytes, at most %d are allowed", len(data), MaxFileSize))
+		return r.out
+	}
+	data, err := plainLines(data)
+	if err != nil {
+		r.fileIssue(config.CodeSyntax, config.Origin{File: name, Line: 1, Column: 1}, err.Error())
 		return r.out
 	}
 	for _, c := range split(data) {
@@ -200,6 +206,28 @@ func split(data []byte) []chunk {
 		out = append(out, chunk{data[start:], startLine})
 	}
 	return out
+}
+
+// plainLines makes "\n" and "\r\n" the only line breaks, so that split sees each document marker that the YAML
+// library would see. It refuses the encodings and exotic breaks that nobody writes, instead of losing a document there.
+func plainLines(data []byte) ([]byte, error) {
+	for _, bom := range []string{"\xff\xfe", "\xfe\xff"} {
+		if bytes.HasPrefix(data, []byte(bom)) {
+			return nil, errors.New("the file is UTF-16; write it as UTF-8")
+		}
+	}
+	for _, br := range []string{"\u0085", "\u2028", "\u2029"} {
+		for _, marker := range []string{"---", "..."} {
+			if bytes.Contains(data, []byte(br+marker)) {
+				return nil, fmt.Errorf("%+q before %q is no line break here; write a newline", br, marker)
+			}
+		}
+	}
+	if bytes.Count(data, []byte("\r")) == bytes.Count(data, []byte("\r\n")) {
+		return data, nil
+	}
+	data = bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))
+	return bytes.ReplaceAll(data, []byte("\r"), []byte("\n")), nil
 }
 
 func isMarker(line []byte, marker string) bool {

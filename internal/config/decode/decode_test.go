@@ -131,6 +131,10 @@ func TestIssues(t *testing.T) {
 				`f:12:5: error: ServiceEntry default/z: spec.host: unknown field (did you mean "hosts"?) [DTR0003]`,
 				`f:13:3: error: items[2]: wants an object with apiVersion, kind and metadata, got the number 7 [DTR0002]`,
 			}},
+		{name: "old line ends", in: strings.ReplaceAll(head+"---\n"+head+"spec: {a: b}\n", "\n", "\r"),
+			want: []string{`f:8:8: error: ServiceEntry default/x: spec.a: unknown field; allowed: hosts, addresses, ports, location, resolution, endpoints, workloadSelector, exportTo, subjectAltNames [DTR0003]`}},
+		{name: "exotic line ends", in: "a: b\u2028---\u2028c: d", unparsed: true,
+			want: []string{`f:1:1: error: "\u2028" before "---" is no line break here; write a newline [DTR0001]`}},
 		{name: "empty", in: "# nothing\n---\n---\n...\n"},
 		{name: "json", in: "{\n\t\"apiVersion\": \"networking.istio.io/v1\", \"kind\": \"ServiceEntry\",\n\t\"metadata\": {\"name\": \"x\"}, \"spec\": {\"host\": 1}}",
 			want: []string{`f:3:38: error: ServiceEntry default/x: spec.host: unknown field (did you mean "hosts"?) [DTR0003]`}},
@@ -228,7 +232,10 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte("%YAML 1.1\n--- {apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: x}, spec: {a.b: 1, '': 2}}\n...\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r := Read("f", data)
-		lines := strings.Count(string(data), "\n") + 2
+		lines := 2
+		for _, br := range []string{"\n", "\r", "\u0085", "\u2028", "\u2029"} { // YAML 1.1 knows them all
+			lines += strings.Count(string(data), br)
+		}
 		for _, i := range r.Issues {
 			if i.Origin.Line < 1 || i.Origin.Line > lines || i.Code == "" || strings.Contains(i.Message, "\n") {
 				t.Errorf("issue %q at line %d of %d", i, i.Origin.Line, lines)
