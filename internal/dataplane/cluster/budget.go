@@ -1,0 +1,127 @@
+package cluster
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+)
+
+// window counts events of the last 10 s in buckets of one second, without a lock. Each bucket packs its second (upper 32
+// bits) and its count.
+type window struct {
+	buckets [16]atomic.Uint64
+}
+
+const windowSeconds = 10
+
+func (w *window) add(now time.Time) {
+	sec := uint64(uint32(now.Unix()))
+	b := &w.buckets[sec%uint64(len(w.buckets))]
+	for {
+		old := b.Load()
+		next := sec<<32 | 1
+		if old>>32 == sec {
+			if uint32(old) == math.MaxUint32 {
+				return
+			}
+			next = old + 1
+		}
+		if b.CompareAndSwap(old, next) {
+			return
+		}
+	}
+}
+
+func (w *window) sum(now time.Time) (n uint64) {
+	sec := uint32(now.Unix())
+	for i := range w.buckets {
+		b := w.buckets[i].Load()
+		if age := sec - uint32(b>>32); age < windowSeconds || int32(age) < 0 && int32(age) > -2 {
+			n += uint64(uint32(b))
+		}
+	}
+	return n
+}
+
+// Budget bounds what detour does beyond what it was asked: retries (E2) and hedges (E3). It is lock-free; two workers that
+// ask at the same moment may exceed it by one.
+type Budget struct {
+	percent  uint64 // of the base events of the last 10 s
+	least    uint64 // so many in 10 s are always allowed
+	atOnce   int64  // while fewer than this run, always allowed
+	base     window
+	spent    window
+	inFlight atomic.Int64
+}
+
+// newRetryBudget is DESIGN.md's E2: 20 % of the requests of the last 10 s, at least 3 at once.
+func newRetryBudget() *Budget { return &Budget{percent: 20, atOnce: 3} }
+
+// newHedgeBudget is DESIGN.md's E3: 10 % of the dials of the last 10 s, at least 10.
+func newHedgeBudget() *Budget { return &Budget{percent: 10, least: 10} }
+
+// Count adds a base event: a request for the retry budget (Pick does it for first attempts), a dial for the hedge budget
+// (the pools do it).
+func (b *Budget) Count(now time.Time) { b.base.add(now) }
+
+// TryAcquire takes one from the budget, if there is one; Release must follow when it has run.
+func (b *Budget) TryAcquire(now time.Time) bool {
+	if b.inFlight.Load() >= b.atOnce {
+		allowed := max(b.least, b.percent*b.base.sum(now)/100)
+		if b.spent.sum(now) >= allowed {
+			return false
+		}
+	}
+	b.inFlight.Add(1)
+	b.spent.add(now)
+	return true
+}
+
+// Release says that what TryAcquire allowed has ended.
+func (b *Budget) Release() { b.inFlight.Add(-1) }
+
+// InFlight counts what TryAcquire allowed and what has not ended.
+func (b *Budget) InFlight() int64 { return b.inFlight.Load() }
+
+// Limit is one threshold of a circuit breaker. It survives a change of configuration with what is in flight.
+type Limit struct {
+	max    atomic.Uint32
+	active atomic.Int64
+	gauge  interface{ Set(int64) } // 1 while it is reached; nil: not shown
+}
+
+// TryAcquire takes one, or says that the limit is reached (response flag UO). Release must follow.
+func (l *Limit) TryAcquire() bool {
+	m := int64(l.max.Load())
+	n := l.active.Add(1)
+	if m == math.MaxUint32 {
+		return true
+	}
+	if n > m {
+		l.active.Add(-1)
+		return false
+	}
+	if n == m && l.gauge != nil {
+		l.gauge.Set(1)
+	}
+	return true
+}
+
+// Release gives one back.
+func (l *Limit) Release() {
+	n := l.active.Add(-1)
+	if m := int64(l.max.Load()); m != math.MaxUint32 && n == m-1 && l.gauge != nil {
+		l.gauge.Set(0)
+	}
+}
+
+// Active counts what is in flight.
+func (l *Limit) Active() int64 { return l.active.Load() }
+
+// Max gives the limit; math.MaxUint32 means none.
+func (l *Limit) Max() uint32 { return l.max.Load() }
+
+// Breaker is a cluster's circuit breaker, for all workers together (circuit_breakers.thresholds, DEFAULT priority).
+type Breaker struct {
+	Connections, Pending, Requests, Retries Limit
+}

@@ -1,0 +1,314 @@
+package cluster
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"detour.dev/detour/internal/dataplane/discovery"
+	"detour.dev/detour/internal/dataplane/lb"
+	"detour.dev/detour/internal/dataplane/outlier"
+	"detour.dev/detour/internal/dns"
+)
+
+// Type is how a cluster comes by its endpoints.
+type Type uint8
+
+// The types that are served; any other is rejected.
+const (
+	Static Type = iota
+	EDS
+	StrictDNS
+	OriginalDst
+)
+
+// Config is what configuration says of one cluster, apart from its endpoints. It is immutable.
+type Config struct {
+	Name           string
+	Type           Type
+	ConnectTimeout time.Duration // Envoy's default: 5 s
+	// TransportSocket says how connections are secured; nil: plain text.
+	TransportSocket *corev3.TransportSocket
+	// PoolKey is the hash of all that makes pooled connections not interchangeable: transport socket, keepalive and HTTP
+	// options. A connection of a host whose cluster has another PoolKey must not be used.
+	PoolKey         string
+	HTTP            HTTPOptions
+	Limits          Limits
+	Keepalive       *TCPKeepalive // nil: the system's default, off
+	BufferLimit     uint32        // per_connection_buffer_limit_bytes, default 1 MiB
+	PortOverride    uint16        // of ORIGINAL_DST; 0: none
+	CleanupInterval time.Duration // of ORIGINAL_DST hosts, default 5 s
+
+	HasOutlierDetection bool
+	// Istio is metadata's filter_metadata.istio: config names the DestinationRule. nil: none.
+	Istio *structpb.Struct
+	// Proto is the resource as it came.
+	Proto *clusterv3.Cluster
+
+	policy  lb.Policy
+	outlier *outlier.Config // nil without outlierDetection
+	dns     discovery.Options
+	eds     string
+}
+
+// HTTPOptions are the parts of HttpProtocolOptions that the engine serves.
+type HTTPOptions struct {
+	AutoSNI           bool          // the SNI is the request's Host
+	AutoSANValidation bool          // the certificate must carry the SNI so chosen
+	IdleTimeout       time.Duration // of a pooled connection; default 1 h; 0: none
+	MaxDuration       time.Duration // of a connection; 0: none
+	MaxRequests       uint32        // per connection; 0: no limit
+	HTTP2             bool          // explicit HTTP/2
+	UseDownstream     bool          // the protocol of the downstream connection
+}
+
+// Limits are the circuit breaker's thresholds; math.MaxUint32 means none. Envoy's defaults are 1024, 1024, 1024 and 3.
+type Limits struct {
+	MaxConnections, MaxPending, MaxRequests, MaxRetries uint32
+}
+
+// TCPKeepalive is upstream_connection_options.tcp_keepalive; 0: the system's default.
+type TCPKeepalive struct {
+	Probes         uint32
+	Time, Interval time.Duration
+}
+
+// compile judges a cluster alone; an error says which field is not served or wrong.
+func compile(c *clusterv3.Cluster, o *Options) (*Config, error) {
+	if c.GetName() == "" {
+		return nil, errors.New("name: is empty")
+	}
+	cfg := &Config{
+		Name:            c.GetName(),
+		ConnectTimeout:  duration(c.GetConnectTimeout(), 5*time.Second),
+		TransportSocket: c.GetTransportSocket(),
+		BufferLimit:     value(c.GetPerConnectionBufferLimitBytes(), 1<<20),
+		Istio:           c.GetMetadata().GetFilterMetadata()["istio"],
+		Proto:           c,
+	}
+	for _, step := range []func(*clusterv3.Cluster, *Options) error{
+		refuse, cfg.compileType, cfg.compilePolicy, cfg.compileHTTP, cfg.compileOutlier,
+	} {
+		if err := step(c, o); err != nil {
+			return nil, err
+		}
+	}
+	cfg.compileLimits(c)
+	cfg.compileKeepalive(c)
+	cfg.PoolKey = poolKey(c)
+	return cfg, nil
+}
+
+// refuse names what would change where traffic goes and is not served.
+func refuse(c *clusterv3.Cluster, _ *Options) error {
+	switch {
+	case len(c.GetTransportSocketMatches()) > 0 || c.GetTransportSocketMatcher() != nil:
+		return errors.New("transport_socket_matches: not supported")
+	case c.GetLoadBalancingPolicy() != nil:
+		return errors.New("load_balancing_policy: not supported, use lb_policy")
+	case c.GetLbSubsetConfig() != nil:
+		return errors.New("lb_subset_config: not supported")
+	case len(c.GetHealthChecks()) > 0:
+		return errors.New("health_checks: not supported yet")
+	case len(c.GetFilters()) > 0:
+		return errors.New("filters: not supported")
+	case c.GetUpstreamConfig() != nil:
+		return errors.New("upstream_config: not supported")
+	}
+	return nil
+}
+
+func (cfg *Config) compileType(c *clusterv3.Cluster, o *Options) error {
+	if t := c.GetClusterType(); t != nil {
+		var d dnsv3.DnsCluster
+		if t.GetTypedConfig() == nil || !t.GetTypedConfig().MessageIs(&d) {
+			return fmt.Errorf("cluster_type: %s is not supported", t.GetName())
+		}
+		if err := t.GetTypedConfig().UnmarshalTo(&d); err != nil {
+			return fmt.Errorf("cluster_type: %w", err)
+		}
+		if d.GetAllAddressesInSingleEndpoint() {
+			return errors.New("cluster_type: all_addresses_in_single_endpoint (LOGICAL_DNS) is not supported yet")
+		}
+		cfg.Type = StrictDNS
+		cfg.dns = dnsOptions(d.GetDnsRefreshRate(), d.GetDnsJitter(), d.GetRespectDnsTtl(), int32(d.GetDnsLookupFamily()), o)
+		return nil
+	}
+	switch c.GetType() {
+	case clusterv3.Cluster_STATIC:
+		cfg.Type = Static
+	case clusterv3.Cluster_EDS:
+		cfg.Type = EDS
+		if cfg.eds = c.GetEdsClusterConfig().GetServiceName(); cfg.eds == "" {
+			cfg.eds = c.GetName()
+		}
+	case clusterv3.Cluster_STRICT_DNS:
+		cfg.Type = StrictDNS
+		cfg.dns = dnsOptions(c.GetDnsRefreshRate(), c.GetDnsJitter(), c.GetRespectDnsTtl(), int32(c.GetDnsLookupFamily())+1, o)
+	case clusterv3.Cluster_ORIGINAL_DST:
+		return cfg.compileOriginalDst(c)
+	default:
+		return fmt.Errorf("type: %s is not supported yet", c.GetType())
+	}
+	return nil
+}
+
+func (cfg *Config) compileOriginalDst(c *clusterv3.Cluster) error {
+	cfg.Type = OriginalDst
+	cfg.CleanupInterval = duration(c.GetCleanupInterval(), 5*time.Second)
+	od := c.GetOriginalDstLbConfig()
+	if od.GetUseHttpHeader() || od.GetMetadataKey() != nil {
+		return errors.New("original_dst_lb_config: use_http_header and metadata_key are not supported")
+	}
+	port := od.GetUpstreamPortOverride().GetValue()
+	if port > math.MaxUint16 {
+		return fmt.Errorf("original_dst_lb_config.upstream_port_override: %d is not a port", port)
+	}
+	cfg.PortOverride = uint16(port)
+	return nil
+}
+
+// dnsOptions takes the family by DnsCluster's numbers: 0 unspecified, 1 AUTO, 2 V4_ONLY, 3 V6_ONLY, 4 V4_PREFERRED, 5 ALL.
+func dnsOptions(rate, jitter *durationpb.Duration, ttl bool, family int32, o *Options) discovery.Options {
+	d := discovery.Options{RefreshRate: duration(rate, 5*time.Second), Jitter: duration(jitter, -1), RespectTTL: ttl}
+	_ = o
+	switch family {
+	case 2:
+		d.Family = dns.V4
+	case 3:
+		d.Family = dns.V6
+	default:
+		d.Family = dns.All
+	}
+	return d
+}
+
+func (cfg *Config) compilePolicy(c *clusterv3.Cluster, o *Options) error {
+	p := &cfg.policy
+	switch c.GetLbPolicy() {
+	case clusterv3.Cluster_ROUND_ROBIN:
+		p.Algorithm = lb.RoundRobin
+	case clusterv3.Cluster_LEAST_REQUEST:
+		p.Algorithm = lb.LeastRequest
+		p.Params.ChoiceCount = value(c.GetLeastRequestLbConfig().GetChoiceCount(), 2)
+		p.Params.ActiveRequestBias = 1
+		if b := c.GetLeastRequestLbConfig().GetActiveRequestBias(); b != nil {
+			p.Params.ActiveRequestBias = b.GetDefaultValue()
+		}
+	case clusterv3.Cluster_RANDOM:
+		p.Algorithm = lb.Random
+	case clusterv3.Cluster_CLUSTER_PROVIDED:
+		if cfg.Type != OriginalDst {
+			return errors.New("lb_policy: CLUSTER_PROVIDED needs type ORIGINAL_DST")
+		}
+	default:
+		return fmt.Errorf("lb_policy: %s is not supported yet", c.GetLbPolicy())
+	}
+	common := c.GetCommonLbConfig()
+	p.PanicThreshold = 50
+	if t := common.GetHealthyPanicThreshold(); t != nil {
+		p.PanicThreshold = min(max(t.GetValue(), 0), 100)
+	}
+	p.LocalityWeighted = common.GetLocalityWeightedLbConfig() != nil
+	p.FailOnPanic = common.GetZoneAwareLbConfig().GetFailTrafficOnPanic()
+	p.CrossPriority = c.GetOutlierDetection() != nil
+	p.CompatEnvoy = o.CompatEnvoy
+	return nil
+}
+
+func (cfg *Config) compileHTTP(c *clusterv3.Cluster, _ *Options) error {
+	h := &cfg.HTTP
+	h.IdleTimeout = time.Hour
+	h.MaxRequests = value(c.GetMaxRequestsPerConnection(), 0)
+	any := c.GetTypedExtensionProtocolOptions()["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+	if any == nil {
+		return nil
+	}
+	var o httpv3.HttpProtocolOptions
+	if err := any.UnmarshalTo(&o); err != nil {
+		return fmt.Errorf("typed_extension_protocol_options: %w", err)
+	}
+	common, up := o.GetCommonHttpProtocolOptions(), o.GetUpstreamHttpProtocolOptions()
+	h.AutoSNI, h.AutoSANValidation = up.GetAutoSni(), up.GetAutoSanValidation()
+	h.IdleTimeout = duration(common.GetIdleTimeout(), time.Hour)
+	h.MaxDuration = duration(common.GetMaxConnectionDuration(), 0)
+	h.MaxRequests = value(common.GetMaxRequestsPerConnection(), h.MaxRequests)
+	h.HTTP2 = o.GetExplicitHttpConfig().GetHttp2ProtocolOptions() != nil
+	h.UseDownstream = o.GetUseDownstreamProtocolConfig() != nil
+	return nil
+}
+
+func (cfg *Config) compileOutlier(c *clusterv3.Cluster, _ *Options) (err error) {
+	if c.GetOutlierDetection() == nil {
+		return nil
+	}
+	cfg.HasOutlierDetection = true
+	cfg.outlier, err = outlier.Parse(c.GetOutlierDetection())
+	return err
+}
+
+func (cfg *Config) compileLimits(c *clusterv3.Cluster) {
+	cfg.Limits = Limits{1024, 1024, 1024, 3}
+	for _, t := range c.GetCircuitBreakers().GetThresholds() {
+		if t.GetPriority() != corev3.RoutingPriority_DEFAULT {
+			continue
+		}
+		cfg.Limits = Limits{
+			value(t.GetMaxConnections(), 1024), value(t.GetMaxPendingRequests(), 1024),
+			value(t.GetMaxRequests(), 1024), value(t.GetMaxRetries(), 3),
+		}
+	}
+}
+
+func (cfg *Config) compileKeepalive(c *clusterv3.Cluster) {
+	k := c.GetUpstreamConnectionOptions().GetTcpKeepalive()
+	if k == nil {
+		return
+	}
+	cfg.Keepalive = &TCPKeepalive{
+		Probes:   value(k.GetKeepaliveProbes(), 0),
+		Time:     time.Duration(value(k.GetKeepaliveTime(), 0)) * time.Second,
+		Interval: time.Duration(value(k.GetKeepaliveInterval(), 0)) * time.Second,
+	}
+}
+
+// poolKey hashes what two connections to one address must have in common to stand for each other.
+func poolKey(c *clusterv3.Cluster) string {
+	part := &clusterv3.Cluster{
+		TransportSocket:               c.GetTransportSocket(),
+		UpstreamConnectionOptions:     c.GetUpstreamConnectionOptions(),
+		TypedExtensionProtocolOptions: c.GetTypedExtensionProtocolOptions(),
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(part)
+	if err != nil { // invalid UTF-8 only, which no decoder lets through
+		b = []byte(err.Error())
+	}
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:8])
+}
+
+func duration(d *durationpb.Duration, def time.Duration) time.Duration {
+	if d == nil {
+		return def
+	}
+	return max(d.AsDuration(), 0)
+}
+
+func value(v *wrapperspb.UInt32Value, def uint32) uint32 {
+	if v == nil {
+		return def
+	}
+	return v.GetValue()
+}

@@ -1,0 +1,179 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/proto"
+
+	"detour.dev/detour/internal/dataplane/discovery"
+	"detour.dev/detour/internal/dataplane/lb"
+	"detour.dev/detour/internal/stats"
+	"detour.dev/detour/internal/xds"
+)
+
+// Watch is one interest in a DNS name; *discovery.Watcher is one.
+type Watch interface {
+	Refresh()
+	Close()
+	First() <-chan struct{}
+}
+
+// Discovery watches DNS names; DNS makes one of a *discovery.StrictDNS.
+type Discovery interface {
+	Watch(name string, o discovery.Options, fn func([]netip.Addr)) Watch
+}
+
+// DNS adapts discovery's STRICT_DNS.
+func DNS(d *discovery.StrictDNS) Discovery { return strictDNS{d} }
+
+type strictDNS struct{ d *discovery.StrictDNS }
+
+func (s strictDNS) Watch(name string, o discovery.Options, fn func([]netip.Addr)) Watch {
+	return s.d.Watch(name, o, fn)
+}
+
+// Options make a Manager.
+type Options struct {
+	Log       *slog.Logger    // nil: slog.Default()
+	Discovery Discovery       // for STRICT_DNS clusters, which are rejected without it
+	Stats     *stats.Registry // nil: a registry of its own
+	// CompatEnvoy turns off what an Envoy can't do (DESIGN.md, E1 to E5), for parity tests.
+	CompatEnvoy bool
+}
+
+// Manager owns all clusters.
+type Manager struct {
+	opt      Options
+	clusters atomic.Pointer[map[string]*Cluster]
+
+	mu      sync.Mutex // one Update at a time
+	lives   map[string]*live
+	onEject []func(*lb.Host)
+}
+
+// NewManager makes a manager without clusters.
+func NewManager(o Options) *Manager {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Stats == nil {
+		o.Stats = stats.NewRegistry()
+	}
+	m := &Manager{opt: o, lives: map[string]*live{}}
+	m.clusters.Store(&map[string]*Cluster{})
+	return m
+}
+
+// Get gives the current version of a cluster, nil if there is none. It takes no lock.
+func (m *Manager) Get(name string) *Cluster { return (*m.clusters.Load())[name] }
+
+// Clusters lists the current versions, sorted by name.
+func (m *Manager) Clusters() []*Cluster {
+	all := *m.clusters.Load()
+	out := make([]*Cluster, 0, len(all))
+	for _, c := range all {
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b *Cluster) int { return strings.Compare(a.cfg.Name, b.cfg.Name) })
+	return out
+}
+
+// Update puts a snapshot's clusters and endpoints in force, all at once, and gives what it refused: of that the last good
+// version stays. Hosts, health, DNS watches and counters of clusters that stay are kept.
+func (m *Manager) Update(s *xds.Snapshot) []xds.Rejection {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old := *m.clusters.Load()
+	next := make(map[string]*Cluster, len(s.Clusters))
+	var rejected []xds.Rejection
+	assignments := make(map[string]*endpointv3.ClusterLoadAssignment, len(s.Endpoints))
+	for _, a := range s.Endpoints {
+		assignments[a.GetClusterName()] = a
+	}
+	for _, c := range s.Clusters {
+		cfg, err := m.config(old[c.GetName()], c)
+		var targets []target
+		if err == nil {
+			targets, err = compileTargets(cfg, assignments[cfg.eds])
+		}
+		if err != nil {
+			rejected = append(rejected, xds.Rejection{TypeURL: clusterType, Name: c.GetName(), Reason: err.Error()})
+			if last := old[c.GetName()]; last != nil {
+				next[c.GetName()] = last
+			}
+			continue
+		}
+		l := m.lives[cfg.Name]
+		if l == nil {
+			l = newLive(m, cfg.Name)
+			m.lives[cfg.Name] = l
+		}
+		next[cfg.Name] = l.apply(cfg, targets)
+	}
+	m.clusters.Store(&next)
+	for name, l := range m.lives {
+		if next[name] == nil {
+			delete(m.lives, name)
+			l.close()
+			m.opt.Stats.RemoveCluster(name)
+		}
+	}
+	return rejected
+}
+
+const clusterType = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+
+// config compiles a cluster, or gives the configuration in force if it is the same.
+func (m *Manager) config(old *Cluster, c *clusterv3.Cluster) (*Config, error) {
+	if old != nil && (old.cfg.Proto == c || proto.Equal(old.cfg.Proto, c)) {
+		return old.cfg, nil
+	}
+	cfg, err := compile(c, &m.opt)
+	if err == nil && cfg.Type == StrictDNS && m.opt.Discovery == nil {
+		err = errors.New("type: STRICT_DNS needs a resolver")
+	}
+	return cfg, err
+}
+
+// Close ends all DNS watches and timers; the clusters still answer Pick.
+func (m *Manager) Close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, l := range m.lives {
+		l.close()
+	}
+}
+
+// WaitFirst waits until the names of each cluster's lowest priority number were looked up once, or ctx ends.
+func (m *Manager) WaitFirst(ctx context.Context) {
+	for _, c := range m.Clusters() {
+		for _, w := range c.live.nearest() {
+			select {
+			case <-w.First():
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// OnEject adds a function that is called when a host is ejected, on the worker whose attempt did it, and before Done
+// returns: pools close its idle connections. It must not block, nor call Pick's cluster. To be set before the first Update.
+func (m *Manager) OnEject(fn func(*lb.Host)) { m.onEject = append(m.onEject, fn) }
+
+// Refresh asks for a host's name to be resolved again at once, since a connection to it failed. Done does so for failures
+// of connecting by itself.
+func (m *Manager) Refresh(h *lb.Host) {
+	if c := m.Get(h.Cluster); c != nil {
+		c.live.refresh(h)
+	}
+}

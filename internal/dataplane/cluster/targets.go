@@ -1,0 +1,92 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+)
+
+// maxPriority is EDS's bound: priorities are 0 to 128.
+const maxPriority = 128
+
+// compileTargets reads a load assignment: the cluster's own, or EDS's. A cluster without one has no endpoints.
+func compileTargets(cfg *Config, eds *endpointv3.ClusterLoadAssignment) ([]target, error) {
+	a := cfg.Proto.GetLoadAssignment()
+	if cfg.Type == EDS {
+		a = eds
+	}
+	if cfg.Type == OriginalDst && len(a.GetEndpoints()) > 0 {
+		return nil, errors.New("load_assignment: not allowed with ORIGINAL_DST")
+	}
+	var out []target
+	for i, group := range a.GetEndpoints() {
+		if group.GetPriority() > maxPriority {
+			return nil, fmt.Errorf("endpoints[%d].priority: %d is above %d", i, group.GetPriority(), maxPriority)
+		}
+		if group.GetLedsClusterLocalityConfig() != nil {
+			return nil, fmt.Errorf("endpoints[%d].leds_cluster_locality_config: not supported", i)
+		}
+		for j, e := range group.GetLbEndpoints() {
+			t, err := compileTarget(cfg, e)
+			if err != nil {
+				return nil, fmt.Errorf("endpoints[%d].lb_endpoints[%d]: %w", i, j, err)
+			}
+			t.locality, t.priority = group.GetLocality(), group.GetPriority()
+			t.localityWeight = group.GetLoadBalancingWeight().GetValue()
+			out = append(out, t)
+		}
+	}
+	return out, nil
+}
+
+func compileTarget(cfg *Config, e *endpointv3.LbEndpoint) (t target, err error) {
+	t = target{
+		hostname: e.GetEndpoint().GetHostname(),
+		weight:   max(1, value(e.GetLoadBalancingWeight(), 1)),
+		status:   e.GetHealthStatus(),
+		metadata: e.GetMetadata(),
+	}
+	switch addr := e.GetEndpoint().GetAddress().GetAddress().(type) {
+	case *corev3.Address_Pipe:
+		t.path, t.key = addr.Pipe.GetPath(), addr.Pipe.GetPath()
+		if t.path == "" {
+			return t, errors.New("pipe: path is empty")
+		}
+	case *corev3.Address_SocketAddress:
+		err = t.socket(cfg, addr.SocketAddress)
+	default:
+		err = errors.New("address: neither socket_address nor pipe")
+	}
+	return t, err
+}
+
+func (t *target) socket(cfg *Config, s *corev3.SocketAddress) error {
+	if s.GetPortValue() == 0 || s.GetPortValue() > math.MaxUint16 {
+		return fmt.Errorf("socket_address: %d is not a port", s.GetPortValue())
+	}
+	t.port = uint16(s.GetPortValue())
+	t.key = net.JoinHostPort(s.GetAddress(), strconv.Itoa(int(t.port)))
+	ip, err := netip.ParseAddr(s.GetAddress())
+	switch {
+	case err == nil:
+		t.addr = ip.Unmap()
+	case cfg.Type == StrictDNS && s.GetAddress() != "":
+		t.name = strings.TrimSuffix(s.GetAddress(), ".")
+		if t.hostname == "" {
+			t.hostname = s.GetAddress()
+		}
+	default:
+		return fmt.Errorf("socket_address: %q is not an IP address", s.GetAddress())
+	}
+	if cfg.Type == StrictDNS && t.hostname == "" {
+		t.hostname = s.GetAddress()
+	}
+	return nil
+}

@@ -1,0 +1,102 @@
+package lb
+
+// search is Pick's slow path: the endpoint that the algorithm gave may not be used, or not now. It looks at the hosts as
+// they are, not as they were when the set was made.
+func (s *HostSet) search(in *PickInfo, p int, rnd func() uint64) (Result, error) {
+	retry := len(in.Tried) > 0
+	inPanic := s.load[p].Panic
+	res := Result{Panic: inPanic}
+	chosen := s.tiers[p].Endpoints
+
+	if res.Endpoint = pickAmong(chosen, in, inPanic, false, rnd); res.Endpoint != nil {
+		return res, nil
+	}
+	suspect := pickAmong(chosen, in, inPanic, true, rnd)
+	if suspect == nil || retry || s.policy.CrossPriority {
+		for i := range s.tiers {
+			if i == p {
+				continue
+			}
+			if e := pickAmong(s.tiers[i].Endpoints, in, s.load[i].Panic, false, rnd); e != nil {
+				return Result{Endpoint: e, Panic: s.load[i].Panic}, nil
+			}
+		}
+	}
+	if res.Endpoint = suspect; suspect != nil {
+		return res, nil
+	}
+	for i := range s.tiers {
+		if e := pickAmong(s.tiers[i].Endpoints, in, s.load[i].Panic, true, rnd); e != nil {
+			return Result{Endpoint: e, Panic: s.load[i].Panic}, nil
+		}
+	}
+	if !retry {
+		return Result{}, ErrNoHealthyHost
+	}
+	if e := longestEjected(s.all, in); e != nil {
+		return Result{Endpoint: e, LastResort: true}, nil
+	}
+	return Result{}, ErrAllTried
+}
+
+// pickAmong gives one of the untried, usable endpoints at random, each with the same chance (whatever its weight: this is a
+// detour that lasts until the next HostSet); inPanic takes the unusable too, suspects only the suspect, or only the others.
+func pickAmong(eps []*Endpoint, in *PickInfo, inPanic, suspects bool, rnd func() uint64) *Endpoint {
+	fits := func(e *Endpoint) bool {
+		return e.Suspect() == suspects && (inPanic || e.Usable()) && !in.tried(e.Host)
+	}
+	n := 0
+	for _, e := range eps {
+		if fits(e) {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	k := below(rnd(), n)
+	var last *Endpoint
+	for _, e := range eps {
+		if fits(e) {
+			if last = e; k == 0 {
+				break
+			}
+			k--
+		}
+	}
+	return last
+}
+
+// longestEjected gives the untried endpoint that was ejected first: the likeliest to be well again.
+func longestEjected(eps []*Endpoint, in *PickInfo) *Endpoint {
+	var best *Endpoint
+	for _, e := range eps {
+		if !e.Ejected() || in.tried(e.Host) {
+			continue
+		}
+		if best == nil || e.Health.EjectedAt.Load() < best.Health.EjectedAt.Load() {
+			best = e
+		}
+	}
+	return best
+}
+
+// AnotherWell tells whether an endpoint other than than could serve at once: neither ejected nor suspect. crossPriority
+// looks beyond the priority of than.
+func (s *HostSet) AnotherWell(than *Host, crossPriority bool) bool {
+	priority := int64(-1)
+	if !crossPriority {
+		for _, e := range s.all {
+			if e.Host == than {
+				priority = int64(e.Priority)
+				break
+			}
+		}
+	}
+	for _, e := range s.all {
+		if e.Host != than && (priority < 0 || int64(e.Priority) == priority) && e.Usable() && !e.Suspect() {
+			return true
+		}
+	}
+	return false
+}
