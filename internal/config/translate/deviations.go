@@ -1,0 +1,187 @@
+package translate
+
+import (
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/common/dns/v3"
+	dnsclusterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+	networking "istio.io/api/networking/v1alpha3"
+
+	"detour.dev/detour/internal/config"
+)
+
+// This file holds every place where detour's snapshot differs from istiod's on purpose (DESIGN.md, "Where detour differs
+// from Istio on purpose"). Each function does nothing, or what istiod does, when NodeGroup.CompatIstio is set.
+
+// AnnotationHostRewrite, on a DestinationRule or ServiceEntry, decides what Host an endpoint sees: HostPreserve the
+// application's, HostEndpoint the endpoint's own name. The DestinationRule's word counts before the ServiceEntry's.
+const (
+	AnnotationHostRewrite = "detour.dev/host-rewrite"
+	HostPreserve          = "preserve"
+	HostEndpoint          = "endpoint"
+)
+
+// dnsJitter spreads look-ups (istiod: PILOT_DNS_JITTER_DURATION).
+func dnsJitter() *durationpb.Duration { return durationpb.New(100 * time.Millisecond) }
+
+// ejectAllButTheLast is deviation 1. Envoy's default maxEjectionPercent of 10 ejects none of two endpoints since its 1.28
+// (T1), so that the rule as most people write it never fails over. 99 lets all but the last go, for up to 100 endpoints.
+// Istio leaves the field out.
+func (c *compiler) ejectAllButTheLast(d *clusterv3.OutlierDetection) {
+	if !c.group.CompatIstio {
+		d.MaxEjectionPercent = wrapperspb.UInt32(99)
+	}
+}
+
+// namesFollowEndpoints is deviation 2: with SIMPLE or MUTUAL and no sni, SNI and the certificate's name are those of the
+// chosen endpoint when that is known by a name. Istio sends and verifies the application's host, which no provider's
+// certificate carries (T3).
+func (c *compiler) namesFollowEndpoints(cc *clusterContext) bool {
+	t := cc.policy.tls
+	return !c.group.CompatIstio && originates(t) && t.Sni == "" && resolvesByName(cc.service.spec.Resolution)
+}
+
+// nameEndpoints belongs to deviation 2: an endpoint given as an IP address among DNS endpoints has no name to be verified
+// by, so it answers for the service's.
+func (c *compiler) nameEndpoints(cc *clusterContext, groups []localityGroup) {
+	if !c.namesFollowEndpoints(cc) || isWildcard(cc.service.host) {
+		return
+	}
+	for _, g := range groups {
+		for i := range g.members {
+			if !g.members[i].isName() {
+				g.members[i].hostname = cc.service.host
+			}
+		}
+	}
+}
+
+// rewritesHost belongs to deviation 2: Host follows the endpoint where SNI does, because a provider's front end refuses a
+// Host that does not fit the SNI. The annotation keeps Host there, or asks for the endpoint's with plain HTTP too. Istio
+// always keeps Host (T4).
+func (c *compiler) rewritesHost(s *service, port servicePort, sub *networking.Subset) bool {
+	if c.group.CompatIstio || !resolvesByName(s.spec.Resolution) || s.refused != nil {
+		return false
+	}
+	for _, o := range s.annotated() {
+		switch v := o.Annotations[AnnotationHostRewrite]; v {
+		case "":
+			continue
+		case HostPreserve, HostEndpoint:
+			return v == HostEndpoint
+		default:
+			c.report(config.Warningf(o, CodeBadAnnotation, "metadata.annotations",
+				"%s: %q is neither %q nor %q, and is ignored", AnnotationHostRewrite, v, HostPreserve, HostEndpoint))
+		}
+	}
+	cc := &clusterContext{service: s, port: port, subset: sub, policy: s.rule.policyFor(port.number, sub)}
+	return c.namesFollowEndpoints(cc)
+}
+
+// annotated gives the objects whose annotations count for a service, the DestinationRule's first.
+func (s *service) annotated() []*config.Object {
+	var out []*config.Object
+	if s.rule != nil {
+		out = append(out, s.rule.from)
+	}
+	return append(out, s.entries...)
+}
+
+// verifyStatedName belongs to deviation 2: a stated sni without names to verify is itself the name to verify. Istio then
+// accepts any certificate that the authorities signed.
+func (c *compiler) verifyStatedName(t *networking.ClientTLSSettings, sans []string, skip bool) []string {
+	if c.group.CompatIstio || skip || len(sans) > 0 {
+		return sans
+	}
+	return []string{t.Sni}
+}
+
+// certificatesByFile belongs to deviation 3: CA and certificates are files that Envoy and the embedded engine read
+// themselves, where istiod names secrets that its agent serves. Without verification there is no CA at all.
+func certificatesByFile(common *tlsv3.CommonTlsContext, t *networking.ClientTLSSettings, sans []string, skip bool) {
+	if t.Mode == networking.ClientTLSSettings_MUTUAL {
+		common.TlsCertificates = []*tlsv3.TlsCertificate{{CertificateChain: fileSource(t.ClientCertificate), PrivateKey: fileSource(t.PrivateKey)}}
+	}
+	v := &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: typedSANs(sans)}
+	switch {
+	case skip:
+		v.TrustChainVerification = tlsv3.CertificateValidationContext_ACCEPT_UNTRUSTED
+	case t.CaCertificates == "" || t.CaCertificates == "system":
+		v.TrustedCa = fileSource(SystemCAFile)
+		v.SystemRootCerts = &tlsv3.CertificateValidationContext_SystemRootCerts{}
+	default:
+		v.TrustedCa = fileSource(t.CaCertificates)
+	}
+	if t.CaCrl != "" && !skip {
+		v.Crl = fileSource(t.CaCrl)
+	}
+	common.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: v}
+}
+
+func fileSource(path string) *corev3.DataSource {
+	return &corev3.DataSource{Specifier: &corev3.DataSource_Filename{Filename: path}}
+}
+
+// copiesOf belongs to deviation 3 (T15): istiod makes one service of each stated address and then gives a STATIC service's
+// endpoints once for each. detour gives them once.
+func (c *compiler) copiesOf(s *service) int {
+	if c.group.CompatIstio && s.spec.Resolution == networking.ServiceEntry_STATIC {
+		return max(len(s.spec.Addresses), 1)
+	}
+	return 1
+}
+
+// typedDNSCluster belongs to deviation 3 (T17): Envoy 1.40 calls the cluster's own DNS fields deprecated and asks for the
+// DnsCluster extension, which says the same.
+func (c *compiler) typedDNSCluster(cl *clusterv3.Cluster, r networking.ServiceEntry_Resolution) {
+	family := map[addressFamily]dnsv3.DnsLookupFamily{
+		familyV4:  dnsv3.DnsLookupFamily_V4_ONLY,
+		familyV6:  dnsv3.DnsLookupFamily_V6_ONLY,
+		familyAll: dnsv3.DnsLookupFamily_ALL,
+	}
+	cl.ClusterDiscoveryType = &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
+		Name: "envoy.clusters.dns",
+		TypedConfig: mustAny(&dnsclusterv3.DnsCluster{
+			DnsRefreshRate:               c.mesh.dnsRefresh,
+			RespectDnsTtl:                true,
+			DnsJitter:                    dnsJitter(),
+			DnsLookupFamily:              family[c.lookupFamily()],
+			AllAddressesInSingleEndpoint: r == networking.ServiceEntry_DNS_ROUND_ROBIN,
+		}),
+	}}
+}
+
+// limitByClient belongs to deviation 3 (T17): how far a gRPC client may set its own timeout, in the field that is not
+// deprecated.
+func (c *compiler) limitByClient(action *routev3.RouteAction) {
+	if c.group.CompatIstio {
+		action.MaxGrpcTimeout = action.Timeout //nolint:staticcheck // what istiod emits
+		return
+	}
+	action.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{GrpcTimeoutHeaderMax: action.Timeout}
+}
+
+// updateFrequency belongs to deviation 3: with Istio's 2 a retry reaches the next priority on the third attempt only
+// (T10); with 1 the second attempt does.
+func (c *compiler) updateFrequency() int32 {
+	if c.group.CompatIstio {
+		return 2
+	}
+	return 1
+}
+
+// planAnyAddress belongs to deviation 3: Istio gives a TCP host without addresses every connection to its port, whatever
+// address it goes to. detour never takes what nobody declared: such a host is reached by its allocated address only.
+func (c *compiler) planAnyAddress(plan planner, s *service, p servicePort) {
+	if c.group.CompatIstio {
+		c.planAddress(plan(c.anyAddress(), p.number), s, p)
+		return
+	}
+	c.unreachable(s, p)
+}

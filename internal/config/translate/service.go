@@ -1,0 +1,205 @@
+package translate
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"detour.dev/detour/internal/config"
+)
+
+// protocol is what a port speaks, as istiod classifies it (pkg/config/protocol).
+type protocol int
+
+const (
+	sniffed protocol = iota // none declared: HTTP is told from other things by its first bytes
+	plainHTTP
+	http2
+	opaqueTLS // TLS and HTTPS: the application speaks TLS itself
+	opaqueTCP
+	mongo
+	datagram // UDP: no listener, no cluster
+)
+
+// parseProtocol reads ServiceEntry.ports[].protocol; unknown words count as none, as istiod has it.
+func parseProtocol(s string) protocol {
+	switch strings.ToUpper(s) {
+	case "HTTP", "HTTP_PROXY":
+		return plainHTTP
+	case "HTTP2", "GRPC", "GRPC-WEB":
+		return http2
+	case "HTTPS", "TLS":
+		return opaqueTLS
+	case "TCP", "REDIS", "MYSQL":
+		return opaqueTCP
+	case "MONGO":
+		return mongo
+	case "UDP":
+		return datagram
+	}
+	return sniffed
+}
+
+// http tells whether requests on the port are routed one by one.
+func (p protocol) http() bool { return p == plainHTTP || p == http2 || p == sniffed }
+
+// servicePort is one declared port of a service.
+type servicePort struct {
+	number   uint32
+	name     string
+	protocol protocol
+}
+
+// service is one host that this node group can reach: what all ServiceEntries of one namespace say about it.
+type service struct {
+	host    string // lower case, no trailing dot
+	first   *config.Object
+	entries []*config.Object // in order of age; resolution and location are the first's
+	spec    *networking.ServiceEntry
+	ports   []servicePort // by number
+	// vips are the addresses by which connections to the host are recognised: stated (single addresses or ranges), else
+	// allocated. Empty for a host that has none.
+	vips      []netip.Prefix
+	allocated bool
+	rule      *rule           // nil when no DestinationRule applies
+	refused   *config.Refusal // a DestinationRule about this host is refused: it answers 503
+	// routers are the VirtualServices whose hosts cover this one, most specific host first.
+	routers []*config.Object
+}
+
+// external tells whether the host lies outside the mesh (ServiceEntry.location, MESH_EXTERNAL by default).
+func (s *service) external() bool { return s.spec.Location == networking.ServiceEntry_MESH_EXTERNAL }
+
+func (s *service) port(number uint32) (servicePort, bool) {
+	i, ok := slices.BinarySearchFunc(s.ports, number, func(p servicePort, n uint32) int { return cmp.Compare(p.number, n) })
+	if !ok {
+		return servicePort{}, false
+	}
+	return s.ports[i], true
+}
+
+func entryOf(o *config.Object) *networking.ServiceEntry {
+	return o.Spec.(*networking.ServiceEntry)
+}
+
+// findServices collects the hosts that the node group sees. Several ServiceEntries of one namespace that name the same
+// host are one service with the ports of all; a host of the group's own namespace hides the same host of others, among
+// which the oldest object decides (SEMANTICS §1.1, §5).
+func (c *compiler) findServices() {
+	c.byHost = map[string]*service{}
+	for _, o := range c.set.All(config.ServiceEntry) {
+		se := entryOf(o)
+		if !exportedTo(se.ExportTo, o.Namespace, c.group.Namespace) {
+			continue
+		}
+		for _, h := range se.Hosts {
+			c.declare(resolveHost(h), o)
+		}
+	}
+	hosts := map[*config.Object]int{}
+	for i, o := range c.set.All(config.ServiceEntry) {
+		hosts[o] = i
+	}
+	for _, s := range c.byHost {
+		c.complete(s)
+		c.services = append(c.services, s)
+	}
+	slices.SortFunc(c.services, func(a, b *service) int {
+		return cmp.Or(cmp.Compare(hosts[a.first], hosts[b.first]), strings.Compare(a.host, b.host))
+	})
+	for _, s := range c.services {
+		c.attachRule(s)
+		c.attachRouters(s)
+	}
+}
+
+func (c *compiler) declare(host string, o *config.Object) {
+	s := c.byHost[host]
+	if s != nil && s.first.Namespace != o.Namespace {
+		if o.Namespace != c.group.Namespace {
+			return
+		}
+		s = nil
+	}
+	if s == nil {
+		s = &service{host: host, first: o, spec: entryOf(o)}
+		c.byHost[host] = s
+	}
+	if !slices.Contains(s.entries, o) {
+		s.entries = append(s.entries, o)
+	}
+}
+
+// complete fills in what follows from all entries of a service.
+func (c *compiler) complete(s *service) {
+	for _, o := range s.entries {
+		se := entryOf(o)
+		for _, p := range se.Ports {
+			if _, ok := s.port(p.Number); ok {
+				continue
+			}
+			s.ports = append(s.ports, servicePort{number: p.Number, name: p.Name, protocol: parseProtocol(p.Protocol)})
+			slices.SortFunc(s.ports, func(a, b servicePort) int { return cmp.Compare(a.number, b.number) })
+		}
+		for _, a := range se.Addresses {
+			if p, ok := parsePrefix(a); ok && !slices.Contains(s.vips, p) {
+				s.vips = append(s.vips, p)
+			}
+		}
+	}
+	if len(s.vips) > 0 || c.group.CompatIstio {
+		return
+	}
+	v, ok := c.set.VIPs(s.host)
+	for _, a := range []netip.Addr{v.V4, v.V6} {
+		if ok && a.IsValid() {
+			s.vips = append(s.vips, netip.PrefixFrom(a, a.BitLen()))
+			s.allocated = true
+		}
+	}
+}
+
+// parsePrefix reads an address or a CIDR range.
+func parsePrefix(s string) (netip.Prefix, bool) {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return p.Masked(), true
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" {
+		return netip.Prefix{}, false
+	}
+	a = a.Unmap()
+	return netip.PrefixFrom(a, a.BitLen()), true
+}
+
+// selectedWorkloads gives the WorkloadEntries that a ServiceEntry's workloadSelector picks: those of its namespace
+// whose labels include the selector's. A WorkloadEntry with a DNS name as address counts only where the ServiceEntry
+// resolves by DNS.
+func (c *compiler) selectedWorkloads(o *config.Object) []*networking.WorkloadEntry {
+	se := entryOf(o)
+	if se.WorkloadSelector == nil {
+		return nil
+	}
+	var out []*networking.WorkloadEntry
+	for _, w := range c.set.All(config.WorkloadEntry) {
+		we, ok := w.Spec.(*networking.WorkloadEntry)
+		if !ok || w.Namespace != o.Namespace || !labelsInclude(we.Labels, se.WorkloadSelector.Labels) {
+			continue
+		}
+		out = append(out, we)
+	}
+	return out
+}
+
+// labelsInclude tells whether labels has every pair of want.
+func labelsInclude(labels, want map[string]string) bool {
+	for k, v := range want {
+		if got, ok := labels[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}

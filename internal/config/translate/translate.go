@@ -1,0 +1,110 @@
+// Package translate owns the compiler: a pure function from a config.Set and a node group to a complete xDS snapshot.
+// It does no I/O, reads no clock and no environment; its output is sorted, and its version is the hash of its contents.
+//
+// The files follow what they make: listener.go, route.go, cluster.go, endpoint.go, with locality.go (priorities and
+// weights), outlier.go, tls.go and naming.go (names of resources, order of hosts) beside them. service.go and rule.go
+// turn ServiceEntries and DestinationRules into what the rest reads. What istiod does is the rule everywhere; where
+// detour departs from it on purpose stands in deviations.go, one function each, and NodeGroup.CompatIstio turns all of
+// them off.
+package translate
+
+import (
+	"fmt"
+	"slices"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/xds"
+)
+
+// Codes of the issues that translation finds.
+const (
+	// CodeInsecure: a destination's certificate is not verified.
+	CodeInsecure = "DTR0501"
+	// CodeUnreachableHost: no connection can be recognised as meant for this host and port.
+	CodeUnreachableHost = "DTR0502"
+	// CodePortConflict: two hosts want one port in ways that exclude each other; the first keeps it.
+	CodePortConflict = "DTR0503"
+	// CodeHostClaimed: two objects claim one host; the first serves.
+	CodeHostClaimed = "DTR0504"
+	// CodeCredential: a secret that can't be read outside Kubernetes; the host answers 503.
+	CodeCredential = "DTR0505"
+	// CodeBadAnnotation: an annotation of detour's has a value that is not known.
+	CodeBadAnnotation = "DTR0506"
+)
+
+// Codes gives the title of each code, for the documentation.
+var Codes = map[string]string{
+	CodeInsecure:        "A certificate is not verified",
+	CodeUnreachableHost: "No connection can be recognised as meant for a host",
+	CodePortConflict:    "Two hosts want one port in ways that exclude each other",
+	CodeHostClaimed:     "Two objects claim one host",
+	CodeCredential:      "A secret can't be read outside Kubernetes",
+	CodeBadAnnotation:   "An annotation has a value that is not known",
+}
+
+// compiler holds one run's inputs, what was derived from them, and what was found.
+type compiler struct {
+	set      *config.Set
+	group    xds.NodeGroup
+	node     node
+	mesh     mesh
+	services []*service // what this group can reach, in order of age
+	byHost   map[string]*service
+	routers  []*config.Object // VirtualServices that apply to the sidecar, in the order istiod asks them
+	issues   []config.Issue
+	reported map[string]bool // issues already made, so that each appears once
+}
+
+// Translate compiles a configuration for one node group. The issues are what can only be seen when objects are put
+// together; none of them stops the rest. Equal arguments give equal results.
+func Translate(set *config.Set, group xds.NodeGroup) (*xds.Snapshot, []config.Issue) {
+	c := &compiler{set: set, group: group, reported: map[string]bool{}}
+	if c.group.Namespace == "" {
+		c.group.Namespace = config.DefaultNamespace
+	}
+	c.node = newNode(c.group)
+	c.mesh = newMesh(set, c.group)
+	c.findRouters()
+	c.findServices()
+
+	snap := &xds.Snapshot{}
+	for _, s := range c.services {
+		cs, es := c.clustersOf(s)
+		snap.Clusters = append(snap.Clusters, cs...)
+		snap.Endpoints = append(snap.Endpoints, es...)
+	}
+	snap.Clusters = append(snap.Clusters, c.blackHoleCluster(), c.passthroughCluster())
+	slices.SortFunc(snap.Clusters, func(a, b *clusterv3.Cluster) int { return compareNames(a.Name, b.Name) })
+	slices.SortFunc(snap.Endpoints, func(a, b *endpointv3.ClusterLoadAssignment) int {
+		return compareNames(a.ClusterName, b.ClusterName)
+	})
+	snap.Listeners = c.listeners()
+	snap.Routes = c.routeConfigs()
+	snap.Names = c.names()
+	snap.Version = snap.Hash()
+	return snap, c.issues
+}
+
+// report keeps an issue unless the same one was reported before: several ports and subsets read the same field.
+func (c *compiler) report(i config.Issue) {
+	key := i.String()
+	if !c.reported[key] {
+		c.reported[key] = true
+		c.issues = append(c.issues, i)
+	}
+}
+
+// mustAny packs a message. Marshalling fails only on invalid UTF-8, which decode refuses; a nil Any would be read as
+// an unset field, so the failure is loud.
+func mustAny(m proto.Message) *anypb.Any {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		panic(fmt.Sprintf("translate: %T cannot be packed: %v", m, err))
+	}
+	return &anypb.Any{TypeUrl: "type.googleapis.com/" + string(m.ProtoReflect().Descriptor().FullName()), Value: b}
+}
