@@ -7,6 +7,7 @@ package event
 
 import (
 	"errors"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,7 @@ type Dispatcher struct {
 	sockets []*Socket // by file descriptor
 	gen     int32
 	ready   []*Socket // sockets that asked to be called again in this turn
+	yield   bool      // a goroutine that the loop woke should run before the loop sleeps
 
 	mu     sync.Mutex
 	posted []func() // guarded by mu
@@ -86,7 +88,15 @@ func (d *Dispatcher) Run() {
 	}
 }
 
+// Yield says that the caller has given another goroutine something to do. Go's scheduler takes a while, up to 10 ms,
+// to notice that the loop's thread sleeps in epoll_wait, so with few processors the loop steps aside first.
+func (d *Dispatcher) Yield() { d.yield = true }
+
 func (d *Dispatcher) turn() {
+	if d.yield {
+		d.yield = false
+		runtime.Gosched()
+	}
 	timeout := d.wheel.untilNext(d.now)
 	d.asleep.Store(true)
 	d.mu.Lock()
