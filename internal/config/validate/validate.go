@@ -1,0 +1,143 @@
+// Package validate judges one object, alone, as istiod's own validation does, and refuses what is not served yet by
+// name. It never looks at other objects (analyze does), does no I/O and changes nothing.
+package validate
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	networking "istio.io/api/networking/v1alpha3"
+
+	"detour.dev/detour/internal/config"
+)
+
+// Verdict is what became of one object.
+type Verdict struct {
+	Issues []config.Issue
+	// Rejected: an issue is an error, the object can't be served.
+	Rejected bool
+	// Ignored: the object is right and has no business with outbound traffic here; a note says why.
+	Ignored bool
+}
+
+// Object judges one object that decode made.
+func Object(o *config.Object) Verdict {
+	c := &checker{o: o}
+	switch spec := o.Spec.(type) {
+	case *networking.ServiceEntry:
+		c.serviceEntry(spec)
+		c.unsupportedServiceEntry(spec)
+	case *networking.DestinationRule:
+		c.destinationRule(spec)
+		c.unsupportedDestinationRule(spec)
+	case *networking.VirtualService:
+		if gatewaysOnly(spec) {
+			c.add(config.Note, config.CodeKindIgnored, "spec.gateways", "ignored: bound to gateways only, so it says nothing about outbound traffic outside a mesh; add \"mesh\" to have it")
+			return Verdict{Issues: c.issues, Ignored: true}
+		}
+		c.virtualService(spec)
+		c.unsupportedVirtualService(spec)
+	}
+	v := Verdict{Issues: c.issues}
+	for _, i := range c.issues {
+		v.Rejected = v.Rejected || i.Severity == config.Error
+	}
+	return v
+}
+
+// checker collects the issues of one object.
+type checker struct {
+	o      *config.Object
+	issues []config.Issue
+}
+
+func (c *checker) add(s config.Severity, code, path, format string, args ...any) {
+	c.issues = append(c.issues, config.Issue{
+		Severity: s, Code: code, Object: c.o.Key, Origin: c.o.At(path), Field: path, Message: fmt.Sprintf(format, args...),
+	})
+}
+
+func (c *checker) errorf(code, path, format string, args ...any) {
+	c.add(config.Error, code, path, format, args...)
+}
+
+func (c *checker) warnf(code, path, format string, args ...any) {
+	c.add(config.Warning, code, path, format, args...)
+}
+
+// duration demands at least 1 ms and no finer precision, as istiod does (ValidateDuration); unset is fine.
+func (c *checker) duration(code, path string, d *durationpb.Duration) {
+	if d == nil {
+		return
+	}
+	switch v := d.AsDuration(); {
+	case v < time.Millisecond:
+		c.errorf(code, path, "%s is too short; allowed: 1ms or more", v)
+	case v%time.Millisecond != 0:
+		c.errorf(code, path, "%s is too fine; durations have whole milliseconds", v)
+	}
+}
+
+// durationOrOff is duration for fields where 0s means "never".
+func (c *checker) durationOrOff(code, path string, d *durationpb.Duration) {
+	if d != nil && d.AsDuration() != 0 {
+		c.duration(code, path, d)
+	}
+}
+
+// atLeastZero refuses negative numbers; path and values come in pairs.
+func (c *checker) atLeastZero(code, path string, fields map[string]int32) {
+	for _, name := range sortedKeys(fields) {
+		if v := fields[name]; v < 0 {
+			c.errorf(code, path+"."+name, "%d is negative; allowed: 0 or more", v)
+		}
+	}
+}
+
+func (c *checker) percent(code, path string, v int32) {
+	if v < 0 || v > 100 {
+		c.errorf(code, path, "%d is out of range; allowed: 0 to 100", v)
+	}
+}
+
+func (c *checker) port(code, path string, n uint32) {
+	if n < 1 || n > 65535 {
+		c.errorf(code, path, "%d is out of range; allowed: 1 to 65535", n)
+	}
+}
+
+// exportTo checks the namespaces an object is visible to (istiod's validateExportTo).
+func (c *checker) exportTo(list []string) {
+	seen := map[string]bool{}
+	for i, ns := range list {
+		path := fmt.Sprintf("spec.exportTo[%d]", i)
+		switch {
+		case seen[ns]:
+			c.errorf(config.CodeExportTo, path, "%q stands there twice", ns)
+		case ns == "~" && c.o.Kind != config.ServiceEntry:
+			c.errorf(config.CodeExportTo, path, "\"~\" (to nobody) is for ServiceEntries only; allowed: \"*\", \".\" or namespaces")
+		case ns != "." && ns != "*" && ns != "~" && !isLabel(ns):
+			c.errorf(config.CodeExportTo, path, "%q is not a namespace; allowed: \"*\" (all), \".\" (its own) or namespaces", ns)
+		}
+		seen[ns] = true
+	}
+	if seen["*"] && len(seen) > 1 {
+		c.errorf(config.CodeExportTo, "spec.exportTo", "has \"*\" (all) and others too; give \"*\" alone or the others without it")
+	}
+	if seen["~"] && len(seen) > 1 {
+		c.errorf(config.CodeExportTo, "spec.exportTo", "has \"~\" (to nobody) and others too")
+	}
+}
+
+// labels checks a set of labels as Kubernetes does.
+func (c *checker) labels(path string, labels map[string]string) {
+	for _, k := range sortedKeys(labels) {
+		if !isLabelKey(k) {
+			c.errorf(config.CodeBadLabel, path, "%q is not a label's name; allowed: letters, digits, '-', '_', '.', at most 63, after an optional domain and '/'", k)
+		}
+		if v := labels[k]; v != "" && !isLabelValue(v) {
+			c.errorf(config.CodeBadLabel, path, "%q of %q is not a label's value; allowed: letters, digits, '-', '_', '.', at most 63", v, k)
+		}
+	}
+}
