@@ -25,8 +25,8 @@ func (rw *RequestRewrite) none() bool {
 
 // AppendRequest appends the head that goes upstream: HTTP/1.1, the target in origin-form (or *), Host in its place with
 // its case (first if there was none), hop-by-hop fields gone, all others byte for byte in their order. Connection: upgrade
-// and Upgrade are put back if Head.Upgrade is set. A body goes with the framing it came with. CONNECT is not forwarded
-// by this: it has no path.
+// and Upgrade are put back if Head.Upgrade is set. A body goes with the framing it came with. CONNECT keeps its
+// authority-form. An HTTP/1.0 request that named no host needs rw.Authority: HTTP/1.1 demands a Host.
 func AppendRequest(dst []byte, h *Head, rw RequestRewrite) []byte {
 	if h.Clean && rw.none() {
 		return append(dst, h.Raw...)
@@ -35,11 +35,13 @@ func AppendRequest(dst []byte, h *Head, rw RequestRewrite) []byte {
 	if method == nil {
 		method = h.Method
 	}
-	if path == nil {
-		path = h.Path
-	}
 	if authority == nil {
 		authority = h.Authority
+	}
+	if path == nil {
+		if path = h.Path; h.Form == AuthorityForm {
+			path = authority
+		}
 	}
 	dst = append(dst, method...)
 	dst = append(dst, ' ')

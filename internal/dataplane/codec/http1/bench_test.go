@@ -98,7 +98,9 @@ func benchAppendRequest(b *testing.B, in []byte, rw RequestRewrite) {
 }
 
 func BenchmarkAppendRequestClean(b *testing.B) { benchAppendRequest(b, smallRequest, RequestRewrite{}) }
-func BenchmarkAppendRequestDrop(b *testing.B)  { benchAppendRequest(b, browserRequest, RequestRewrite{}) }
+func BenchmarkAppendRequestDrop(b *testing.B) {
+	benchAppendRequest(b, browserRequest, RequestRewrite{})
+}
 func BenchmarkAppendRequestRewrite(b *testing.B) {
 	benchAppendRequest(b, browserRequest, RequestRewrite{Path: []byte("/other"), Authority: []byte("endpoint.example.com")})
 }

@@ -25,7 +25,6 @@ const (
 	stateClose
 	stateSizeFirst // first digit of a chunk size
 	stateSize
-	stateBlank // whitespace behind a chunk size: an extension must follow
 	stateExt
 	stateSizeLF
 	stateData
@@ -192,7 +191,7 @@ func (b *Body) meta(in []byte) (int, *Error) {
 				return i, errChunkSize
 			}
 			b.left, b.digits, b.state = hexValue(c), 1, stateSize
-		case stateSize, stateBlank:
+		case stateSize:
 			if err := b.size(c); err != nil {
 				return i, err
 			}
@@ -233,18 +232,13 @@ func (b *Body) meta(in []byte) (int, *Error) {
 	return len(in), nil
 }
 
-// size takes a byte behind the first digit of a chunk size. Whitespace may stand only before an extension (BWS, RFC 9112
-// §7.1.1) and counts as part of it.
+// size takes a byte behind the first digit of a chunk size. Whitespace behind the size, which RFC 9112 §7.1.1 tolerates
+// before an extension (BWS), is refused: nobody writes it, and recipients differ about it.
 func (b *Body) size(c byte) *Error {
 	switch {
 	case c == ';':
 		b.state = stateExt
 		b.ext++
-	case c == ' ' || c == '\t':
-		b.state = stateBlank
-		b.ext++
-	case b.state == stateBlank:
-		return errChunkSize
 	case c == '\r':
 		b.state = stateSizeLF
 	case class[c]&isHex == 0:

@@ -32,6 +32,9 @@ func (h *Head) parseResponse(buf []byte, asked Asked) (int, *Error) {
 	}
 	b, full := p.limit(buf)
 	if p.phase == phaseStart {
+		if p.pos < len(versionPrefix) && foreign(b) {
+			return 0, errStatusLine
+		}
 		line, err := p.startLine(b)
 		if err != nil {
 			return 0, err
@@ -40,7 +43,7 @@ func (h *Head) parseResponse(buf []byte, asked Asked) (int, *Error) {
 			if full {
 				return 0, errHeadTooLarge
 			}
-			return 0, foreign(b)
+			return 0, nil
 		}
 		if err := h.statusLine(line); err != nil {
 			return 0, err
@@ -63,15 +66,16 @@ func (h *Head) parseResponse(buf []byte, asked Asked) (int, *Error) {
 	return n, h.finishResponse(asked)
 }
 
-// foreign refuses at once what can't become a status line, so that a server of another protocol isn't waited for.
-func foreign(b []byte) *Error {
-	const start = "HTTP/1."
-	for i := 0; i < len(b) && i < len(start); i++ {
-		if b[i] != start[i] {
-			return errStatusLine
+const versionPrefix = "HTTP/1."
+
+// foreign tells whether b can't become a status line, so that a server of another protocol isn't waited for.
+func foreign(b []byte) bool {
+	for i := 0; i < len(b) && i < len(versionPrefix); i++ {
+		if b[i] != versionPrefix[i] {
+			return true
 		}
 	}
-	return nil
+	return false
 }
 
 // statusLine reads version SP 3DIGIT SP [reason], RFC 9112 §4. Many servers leave out the space before an empty reason;
