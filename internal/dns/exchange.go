@@ -20,7 +20,10 @@ import (
 // day 2020).
 const udpSize = 1232
 
-var datagrams = sync.Pool{New: func() any { return new([65535]byte) }}
+const maxDatagram = 16 << 10
+
+// datagrams are read buffers. No path carries a larger datagram in practice, and a cut one is malformed, not harmful.
+var datagrams = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
 
 var (
 	errBadName   = errors.New("not a domain name")
@@ -237,7 +240,7 @@ func (r *Resolver) once(ctx context.Context, timeout time.Duration, network, ser
 	if _, err := conn.Write(query); err != nil {
 		return nil, err
 	}
-	buf := datagrams.Get().(*[65535]byte)
+	buf := datagrams.Get().(*[maxDatagram]byte)
 	defer datagrams.Put(buf)
 	for {
 		n, err := conn.Read(buf[:])

@@ -161,12 +161,12 @@ func (w *Watcher) Refresh() { w.n.wake(&w.n.refresh) }
 // First is closed once the name has been looked up, however that went, and fn has returned if there were addresses.
 func (w *Watcher) First() <-chan struct{} { return w.first }
 
-// Last tells the addresses in force, the error of the last lookup (an *dns.Error; nil if it went well), and when that
-// ended; the zero time before the first. For a name that is being watched already they are there before fn is called.
-func (w *Watcher) Last() (addrs []netip.Addr, err error, at time.Time) {
+// Last tells the addresses in force, when the last lookup ended, and its error (a *dns.Error; nil if it went well); the
+// zero time before the first. For a name that is being watched already all are there before fn is called.
+func (w *Watcher) Last() (addrs []netip.Addr, at time.Time, err error) {
 	w.n.d.mu.Lock()
 	defer w.n.d.mu.Unlock()
-	return w.n.addrs, w.n.err, w.n.at
+	return w.n.addrs, w.n.at, w.n.err
 }
 
 // Close ends the watch; with the last one of a name its lookups end. fn is not called after it, but a call under way in

@@ -165,13 +165,13 @@ func TestChangesAndFailuresKeepLastGood(t *testing.T) {
 				rec.want(t, "192.0.2.1 192.0.2.2")
 				r.set(bad(k))
 				pass(2 * time.Minute)
-				if got, err, _ := w.Last(); !slices.Equal(got, addrs("192.0.2.1 192.0.2.2")) || dns.KindOf(err) != k {
+				if got, _, err := w.Last(); !slices.Equal(got, addrs("192.0.2.1 192.0.2.2")) || dns.KindOf(err) != k {
 					t.Fatalf("Last() = %v, %v", got, err)
 				}
 				r.set(good(10*time.Second, "192.0.2.2 192.0.2.3"))
 				pass(time.Minute)
 				rec.want(t, "192.0.2.1 192.0.2.2", "192.0.2.2 192.0.2.3")
-				if _, err, _ := w.Last(); err != nil {
+				if _, _, err := w.Last(); err != nil {
 					t.Fatalf("error %v after recovery", err)
 				}
 			})
