@@ -203,4 +203,3 @@ func messages[M proto.Message](list []M) []proto.Message {
 	}
 	return out
 }
-
