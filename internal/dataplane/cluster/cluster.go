@@ -8,7 +8,6 @@ package cluster
 
 import (
 	"sync/atomic"
-	"time"
 
 	"detour.dev/detour/internal/dataplane/lb"
 	"detour.dev/detour/internal/stats"
@@ -82,12 +81,10 @@ func (c *Cluster) AnotherWell(than *lb.Host, crossPriority bool) bool {
 
 // Report judges an endpoint by something that no attempt waits for: Result.Done's part, and for a hedged connection
 // attempt that goes on after its request went elsewhere.
-func (c *Cluster) Report(e *lb.Endpoint, o *lb.Outcome) { c.live.report(e, o) }
+func (c *Cluster) Report(e *lb.Endpoint, o lb.Outcome) { c.live.report(e, o) }
 
 // Connected is Result.Connected's part, and for a connection that no attempt waits for.
-func (c *Cluster) Connected(e *lb.Endpoint, now time.Time, final bool) {
-	c.live.connected(e, now, final)
-}
+func (c *Cluster) Connected(e *lb.Endpoint, final bool) { c.live.connected(e, final) }
 
 // Release implements lb.Reporter.
 func (c *Cluster) Release() { c.live.breaker.Requests.Release() }

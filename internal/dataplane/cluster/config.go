@@ -9,6 +9,7 @@ import (
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/matcher/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
@@ -56,6 +57,8 @@ type Config struct {
 	Istio *structpb.Struct
 	// Proto is the resource as it came.
 	Proto *clusterv3.Cluster
+
+	errorMatcher *matcherv3.MatchPredicate
 
 	policy  lb.Policy
 	outlier *outlier.Config // nil without outlierDetection
@@ -247,6 +250,7 @@ func (cfg *Config) compileHTTP(c *clusterv3.Cluster, _ *Options) error {
 	h.MaxRequests = value(common.GetMaxRequestsPerConnection(), h.MaxRequests)
 	h.HTTP2 = o.GetExplicitHttpConfig().GetHttp2ProtocolOptions() != nil
 	h.UseDownstream = o.GetUseDownstreamProtocolConfig() != nil
+	cfg.errorMatcher = o.GetOutlierDetection().GetErrorMatcher()
 	return nil
 }
 
@@ -255,8 +259,10 @@ func (cfg *Config) compileOutlier(c *clusterv3.Cluster, _ *Options) (err error) 
 		return nil
 	}
 	cfg.HasOutlierDetection = true
-	cfg.outlier, err = outlier.Parse(c.GetOutlierDetection())
-	return err
+	if cfg.outlier, err = outlier.Parse(c.GetOutlierDetection()); err != nil {
+		return err
+	}
+	return cfg.outlier.SetErrorMatcher(cfg.errorMatcher)
 }
 
 func (cfg *Config) compileLimits(c *clusterv3.Cluster) {

@@ -3,12 +3,16 @@ package cluster
 import (
 	"math"
 	"net/netip"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
+	"detour.dev/detour/internal/dataplane/discovery"
 	"detour.dev/detour/internal/dataplane/lb"
+	"detour.dev/detour/internal/dataplane/outlier"
 	"detour.dev/detour/internal/stats"
 )
 
@@ -20,14 +24,29 @@ type live struct {
 	breaker Breaker
 	retry   *Budget
 	hedge   *Budget
+	// detector is nil without outlierDetection. Workers load it; it is replaced under mu.
+	detector atomic.Pointer[outlier.Detector]
 
 	mu      sync.Mutex // guards all below, and the health of the hosts
 	current *Cluster
+	policy  *lb.Policy
 	targets []target
 	watches map[string]*watch // by DNS name
 	hosts   map[hostKey]*lb.Host
-	orig    map[netip.AddrPort]*origHost
+	// parked are ejected hosts that left the cluster, until their ejection ends: an address that comes back, or a name
+	// whose address changes, must not be well again for it (E5).
+	parked map[hostKey]*lb.Host
+	orig   map[netip.AddrPort]*origHost
+
+	closed     bool
+	sweepFrom  time.Time // sweeps are at whole intervals from here
+	sweepEvery time.Duration
+	timer      *time.Timer // nil: no sweep is due
+	overflowed time.Time   // when the overflow line was last logged
 }
+
+// maxParked bounds the remembered hosts of one cluster; beyond it any are forgotten.
+const maxParked = 1024
 
 // target is one configured endpoint: an address, a unix socket, or a DNS name that stands for any number of addresses.
 type target struct {
@@ -45,6 +64,7 @@ type target struct {
 	metadata       *corev3.Metadata
 }
 
+// hostKey is what makes two hosts of a cluster the same. Two names with one address are two hosts, as in Envoy.
 type hostKey struct {
 	addr     netip.AddrPort
 	path     string
@@ -53,6 +73,7 @@ type hostKey struct {
 }
 
 type watch struct {
+	opt discovery.Options
 	Watch
 	addrs []netip.Addr
 }
@@ -60,7 +81,8 @@ type watch struct {
 func newLive(m *Manager, name string) *live {
 	l := &live{
 		name: name, m: m, stats: m.opt.Stats.Cluster(name), retry: newRetryBudget(), hedge: newHedgeBudget(),
-		watches: map[string]*watch{}, hosts: map[hostKey]*lb.Host{}, orig: map[netip.AddrPort]*origHost{},
+		watches: map[string]*watch{}, hosts: map[hostKey]*lb.Host{}, parked: map[hostKey]*lb.Host{},
+		orig: map[netip.AddrPort]*origHost{},
 	}
 	l.breaker.Requests.gauge = &l.stats.CircuitBreakers.RqOpen
 	l.breaker.Connections.gauge = &l.stats.CircuitBreakers.CxOpen
@@ -70,9 +92,8 @@ func newLive(m *Manager, name string) *live {
 }
 
 // apply puts a version in force and gives the Cluster to serve: the current one if only endpoints changed.
-func (l *live) apply(cfg *Config, targets []target) *Cluster {
+func (l *live) apply(cfg *Config, a *assignment) *Cluster {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.current == nil || l.current.cfg != cfg {
 		l.current = &Cluster{cfg: cfg, live: l}
 	}
@@ -80,10 +101,34 @@ func (l *live) apply(cfg *Config, targets []target) *Cluster {
 	l.breaker.Pending.max.Store(cfg.Limits.MaxPending)
 	l.breaker.Requests.max.Store(cfg.Limits.MaxRequests)
 	l.breaker.Retries.max.Store(cfg.Limits.MaxRetries)
-	l.targets = targets
+	l.policy, l.targets = a.policy(cfg), a.targets
+	l.detect(cfg)
 	l.rewatch(cfg)
-	l.rebuild()
-	return l.current
+	removed := l.rebuild()
+	l.arm(time.Now())
+	c := l.current
+	l.mu.Unlock()
+	l.m.removed(removed)
+	return c
+}
+
+// detect starts, reconfigures or ends outlier detection. l.mu is held.
+func (l *live) detect(cfg *Config) {
+	d := l.detector.Load()
+	switch {
+	case cfg.outlier == nil && d != nil:
+		d.Release()
+		clear(l.parked)
+		l.detector.Store(nil)
+	case cfg.outlier != nil && d == nil:
+		l.detector.Store(outlier.New(cfg.outlier, &l.stats.OutlierDetection, l.m.opt.CompatEnvoy))
+	case cfg.outlier != nil:
+		d.Configure(cfg.outlier)
+	}
+	if cfg.outlier != nil && cfg.outlier.Interval != l.sweepEvery {
+		l.sweepFrom, l.sweepEvery = time.Now(), cfg.outlier.Interval
+		l.disarm()
+	}
 }
 
 // rewatch starts watches for new names and ends those of names that are gone. l.mu is held.
@@ -95,10 +140,14 @@ func (l *live) rewatch(cfg *Config) {
 			continue
 		}
 		wanted[name] = true
-		if l.watches[name] != nil {
+		if w := l.watches[name]; w != nil && w.opt == cfg.dns {
 			continue
 		}
-		w := &watch{}
+		w := &watch{opt: cfg.dns}
+		if old := l.watches[name]; old != nil { // other settings: the addresses stay until it has its own
+			w.addrs = old.addrs
+			old.Close()
+		}
 		l.watches[name] = w
 		w.Watch = l.m.opt.Discovery.Watch(name, cfg.dns, func(addrs []netip.Addr) { l.resolved(name, w, addrs) })
 	}
@@ -112,51 +161,20 @@ func (l *live) rewatch(cfg *Config) {
 
 func (l *live) resolved(name string, w *watch, addrs []netip.Addr) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.watches[name] != w {
+	if l.closed || l.watches[name] != w || slices.Equal(w.addrs, addrs) {
+		l.mu.Unlock()
 		return
 	}
-	w.addrs = addrs
-	l.rebuild()
+	w.addrs = slices.Clone(addrs)
+	l.stats.UpdateSuccess.Inc()
+	removed := l.rebuild()
+	l.arm(time.Now())
+	l.mu.Unlock()
+	l.m.removed(removed)
 }
-
-// rebuild makes the host set anew from targets and addresses. l.mu is held.
-func (l *live) rebuild() {
-	hosts := make(map[hostKey]*lb.Host, len(l.hosts))
-	var eps []*lb.Endpoint
-	for i := range l.targets {
-		t := &l.targets[i]
-		addrs := []netip.Addr{t.addr}
-		if t.name != "" {
-			addrs = l.watches[t.name].addrs
-		}
-		for _, a := range addrs {
-			key := hostKey{path: t.path, name: t.key, hostname: t.hostname}
-			if t.path == "" {
-				key.addr = netip.AddrPortFrom(a, t.port)
-			}
-			if hosts[key] != nil {
-				continue
-			}
-			h := l.hosts[key]
-			if h == nil {
-				h = &lb.Host{Address: key.addr, Path: key.path, Hostname: key.hostname, Name: key.name, Cluster: l.name}
-			}
-			hosts[key] = h
-			eps = append(eps, &lb.Endpoint{Host: h, Locality: t.locality, LocalityWeight: t.localityWeight,
-				Priority: t.priority, Weight: t.weight, Status: t.status, Metadata: t.metadata})
-		}
-	}
-	l.hosts = hosts
-	l.current.set.Store(lb.NewHostSet(&l.current.cfg.policy, eps))
-}
-
-func (l *live) report(e *lb.Endpoint, o *lb.Outcome) {}
-
-func (l *live) connected(e *lb.Endpoint, now time.Time, final bool) {}
 
 // nearest gives the watches of the lowest priority number.
-func (l *live) nearest() (out []*watch) {
+func (l *live) nearest() (out []Watch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lowest := uint32(math.MaxUint32)
@@ -165,7 +183,7 @@ func (l *live) nearest() (out []*watch) {
 	}
 	for i := range l.targets {
 		if t := &l.targets[i]; t.priority == lowest && t.name != "" {
-			out = append(out, l.watches[t.name])
+			out = append(out, l.watches[t.name].Watch)
 		}
 	}
 	return out
@@ -177,17 +195,125 @@ func (l *live) refresh(h *lb.Host) {
 	defer l.mu.Unlock()
 	for i := range l.targets {
 		if t := &l.targets[i]; t.name != "" && t.key == h.Name {
-			l.watches[t.name].Refresh()
+			if w := l.watches[t.name]; w != nil {
+				w.Refresh()
+			}
 			return
 		}
 	}
 }
 
+// report judges an endpoint. Without a failure it takes no lock.
+func (l *live) report(e *lb.Endpoint, o lb.Outcome) {
+	if o.Kind == lb.Cancelled {
+		return
+	}
+	if o.Kind == lb.OurFault {
+		l.stats.Detour.LocalFault.Inc()
+		l.m.fault(o.Now, l.name, e.Host, o.Reason())
+		return
+	}
+	if o.Failed() {
+		e.SetLastError(o.Reason())
+		if o.Kind == lb.ConnectFailed || o.Kind == lb.ConnectTimeout {
+			l.refresh(e.Host)
+		}
+	}
+	d := l.detector.Load()
+	if d == nil {
+		return
+	}
+	if t := d.Count(e.Host, &o); t != 0 {
+		l.judge(d, e, o, t)
+	}
+}
+
+func (l *live) judge(d *outlier.Detector, e *lb.Endpoint, o lb.Outcome, t outlier.Trigger) {
+	l.mu.Lock()
+	if l.detector.Load() != d || l.closed {
+		l.mu.Unlock()
+		return
+	}
+	events := d.Judge(e.Host, &o, t)
+	if changed(events) {
+		l.refill()
+		l.arm(o.Now)
+	}
+	lines := l.describe(events, &o)
+	l.mu.Unlock()
+	l.tell(events, lines)
+}
+
+func changed(events []outlier.Event) bool {
+	return slices.ContainsFunc(events, func(e outlier.Event) bool {
+		return e.Kind == outlier.Ejected || e.Kind == outlier.Returned
+	})
+}
+
+func (l *live) connected(e *lb.Endpoint, final bool) {
+	e.SetSuspect(false)
+	if d := l.detector.Load(); d != nil {
+		d.Succeeded(e.Host, final)
+	}
+}
+
+// arm sets the timer for the next sweep, if one would find anything. Sweeps keep to whole intervals from sweepFrom, as
+// Envoy's timer does. l.mu is held.
+func (l *live) arm(now time.Time) {
+	d := l.detector.Load()
+	if d == nil || l.timer != nil || l.closed || !d.Busy() && len(l.parked) == 0 {
+		return
+	}
+	passed := max(now.Sub(l.sweepFrom), 0)
+	wait := l.sweepEvery - passed%l.sweepEvery
+	l.timer = time.AfterFunc(wait, func() { l.sweep(time.Now()) })
+}
+
+// disarm stops the timer. l.mu is held.
+func (l *live) disarm() {
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timer = nil
+	}
+}
+
+// sweep is the interval timer's function.
+func (l *live) sweep(now time.Time) {
+	l.mu.Lock()
+	d := l.detector.Load()
+	l.disarm()
+	if d == nil || l.closed {
+		l.mu.Unlock()
+		return
+	}
+	for key, h := range l.parked {
+		if h.EjectedFor(now) == 0 {
+			delete(l.parked, key)
+		}
+	}
+	events := d.Sweep(now)
+	if len(events) > 0 {
+		l.refill()
+	}
+	l.arm(now)
+	lines := l.describe(events, nil)
+	l.mu.Unlock()
+	l.tell(events, lines)
+}
+
 func (l *live) close() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.closed = true
+	l.disarm()
 	for name, w := range l.watches {
 		delete(l.watches, name)
 		w.Close()
 	}
+	var removed []*lb.Host
+	for _, h := range l.hosts {
+		h.SetRemoved(true)
+		removed = append(removed, h)
+	}
+	l.mu.Unlock()
+	l.m.removed(removed)
 }

@@ -55,9 +55,11 @@ type Manager struct {
 	opt      Options
 	clusters atomic.Pointer[map[string]*Cluster]
 
-	mu      sync.Mutex // one Update at a time
-	lives   map[string]*live
-	onEject []func(*lb.Host)
+	mu       sync.Mutex // one Update at a time
+	lives    map[string]*live
+	onEject  []func(*lb.Host)
+	onRemove []func(*lb.Host)
+	faultAt  atomic.Int64 // UnixNano of the last fault line
 }
 
 // NewManager makes a manager without clusters.
@@ -101,12 +103,12 @@ func (m *Manager) Update(s *xds.Snapshot) []xds.Rejection {
 	}
 	for _, c := range s.Clusters {
 		cfg, err := m.config(old[c.GetName()], c)
-		var targets []target
+		var a *assignment
 		if err == nil {
-			targets, err = compileTargets(cfg, assignments[cfg.eds])
+			a, err = compileAssignment(cfg, assignments[cfg.eds])
 		}
 		if err != nil {
-			rejected = append(rejected, xds.Rejection{TypeURL: clusterType, Name: c.GetName(), Reason: err.Error()})
+			rejected = append(rejected, rejection(c, cfg, err))
 			if last := old[c.GetName()]; last != nil {
 				next[c.GetName()] = last
 			}
@@ -117,7 +119,7 @@ func (m *Manager) Update(s *xds.Snapshot) []xds.Rejection {
 			l = newLive(m, cfg.Name)
 			m.lives[cfg.Name] = l
 		}
-		next[cfg.Name] = l.apply(cfg, targets)
+		next[cfg.Name] = l.apply(cfg, a)
 	}
 	m.clusters.Store(&next)
 	for name, l := range m.lives {
@@ -130,7 +132,17 @@ func (m *Manager) Update(s *xds.Snapshot) []xds.Rejection {
 	return rejected
 }
 
-const clusterType = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+const typePrefix = "type.googleapis.com/"
+
+// rejection names the resource at fault; cfg is nil if that is the cluster itself.
+func rejection(c *clusterv3.Cluster, cfg *Config, err error) xds.Rejection {
+	var of proto.Message = c
+	name := c.GetName()
+	if cfg != nil && cfg.Type == EDS {
+		of, name = (*endpointv3.ClusterLoadAssignment)(nil), cfg.eds
+	}
+	return xds.Rejection{TypeURL: typePrefix + string(of.ProtoReflect().Descriptor().FullName()), Name: name, Reason: err.Error()}
+}
 
 // config compiles a cluster, or gives the configuration in force if it is the same.
 func (m *Manager) config(old *Cluster, c *clusterv3.Cluster) (*Config, error) {
@@ -141,7 +153,10 @@ func (m *Manager) config(old *Cluster, c *clusterv3.Cluster) (*Config, error) {
 	if err == nil && cfg.Type == StrictDNS && m.opt.Discovery == nil {
 		err = errors.New("type: STRICT_DNS needs a resolver")
 	}
-	return cfg, err
+	if err != nil {
+		return nil, err
+	}
+	return cfg, nil
 }
 
 // Close ends all DNS watches and timers; the clusters still answer Pick.
@@ -167,8 +182,20 @@ func (m *Manager) WaitFirst(ctx context.Context) {
 }
 
 // OnEject adds a function that is called when a host is ejected, on the worker whose attempt did it, and before Done
-// returns: pools close its idle connections. It must not block, nor call Pick's cluster. To be set before the first Update.
+// returns: pools close its idle connections. It must not block. To be set before the first Update.
 func (m *Manager) OnEject(fn func(*lb.Host)) { m.onEject = append(m.onEject, fn) }
+
+// OnRemove adds a function that is called when a host has left its cluster: pools close its connections once they are idle.
+// It must not block. To be set before the first Update.
+func (m *Manager) OnRemove(fn func(*lb.Host)) { m.onRemove = append(m.onRemove, fn) }
+
+func (m *Manager) removed(hosts []*lb.Host) {
+	for _, h := range hosts {
+		for _, fn := range m.onRemove {
+			fn(h)
+		}
+	}
+}
 
 // Refresh asks for a host's name to be resolved again at once, since a connection to it failed. Done does so for failures
 // of connecting by itself.

@@ -11,13 +11,28 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+
+	"detour.dev/detour/internal/dataplane/lb"
 )
 
 // maxPriority is EDS's bound: priorities are 0 to 128.
 const maxPriority = 128
 
-// compileTargets reads a load assignment: the cluster's own, or EDS's. A cluster without one has no endpoints.
-func compileTargets(cfg *Config, eds *endpointv3.ClusterLoadAssignment) ([]target, error) {
+// assignment is what a ClusterLoadAssignment says.
+type assignment struct {
+	targets          []target
+	overprovisioning uint32
+	weightedHealth   bool
+}
+
+func (a *assignment) policy(cfg *Config) *lb.Policy {
+	p := cfg.policy
+	p.Overprovisioning, p.WeightedPriorityHealth = a.overprovisioning, a.weightedHealth
+	return &p
+}
+
+// compileAssignment reads a load assignment: the cluster's own, or EDS's. A cluster without one has no endpoints.
+func compileAssignment(cfg *Config, eds *endpointv3.ClusterLoadAssignment) (*assignment, error) {
 	a := cfg.Proto.GetLoadAssignment()
 	if cfg.Type == EDS {
 		a = eds
@@ -25,7 +40,13 @@ func compileTargets(cfg *Config, eds *endpointv3.ClusterLoadAssignment) ([]targe
 	if cfg.Type == OriginalDst && len(a.GetEndpoints()) > 0 {
 		return nil, errors.New("load_assignment: not allowed with ORIGINAL_DST")
 	}
-	var out []target
+	if len(a.GetPolicy().GetDropOverloads()) > 0 {
+		return nil, errors.New("policy.drop_overloads: not supported")
+	}
+	out := &assignment{
+		overprovisioning: value(a.GetPolicy().GetOverprovisioningFactor(), lb.DefaultOverprovisioning),
+		weightedHealth:   a.GetPolicy().GetWeightedPriorityHealth(),
+	}
 	for i, group := range a.GetEndpoints() {
 		if group.GetPriority() > maxPriority {
 			return nil, fmt.Errorf("endpoints[%d].priority: %d is above %d", i, group.GetPriority(), maxPriority)
@@ -40,7 +61,7 @@ func compileTargets(cfg *Config, eds *endpointv3.ClusterLoadAssignment) ([]targe
 			}
 			t.locality, t.priority = group.GetLocality(), group.GetPriority()
 			t.localityWeight = group.GetLoadBalancingWeight().GetValue()
-			out = append(out, t)
+			out.targets = append(out.targets, t)
 		}
 	}
 	return out, nil

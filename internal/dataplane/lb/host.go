@@ -50,6 +50,7 @@ type Health struct {
 	EjectedAt    atomic.Int64 // UnixNano of the last ejection; 0: never
 	EjectedUntil atomic.Int64 // UnixNano from when a sweep may end it
 
+	Jitter     time.Duration
 	Backoff    uint32    // Envoy's ejectTimeBackoff: the multiplier of the base ejection time
 	Ejections  uint32    // in the host's life
 	At         time.Time // of the last ejection, with its monotonic reading
@@ -158,9 +159,10 @@ type Endpoint struct {
 }
 
 // Usable tells whether the endpoint may be picked outside panic.
-func (e *Endpoint) Usable() bool { return !e.Ejected() && e.edsHealthy() }
+func (e *Endpoint) Usable() bool { return !e.Ejected() && e.EDSHealthy() }
 
-func (e *Endpoint) edsHealthy() bool {
+// EDSHealthy tells whether EDS allows the endpoint to be picked outside panic.
+func (e *Endpoint) EDSHealthy() bool {
 	switch e.Status {
 	case corev3.HealthStatus_UNHEALTHY, corev3.HealthStatus_DRAINING, corev3.HealthStatus_TIMEOUT:
 		return false

@@ -8,6 +8,7 @@ package lb
 import (
 	"errors"
 	"net/netip"
+	"strconv"
 	"time"
 )
 
@@ -102,12 +103,23 @@ func (o *Outcome) Failed() bool {
 	return o.Kind.LocalOrigin() || o.Kind == Response && o.Status >= 500
 }
 
+// Reason says what went wrong, for logs and the host's last error.
+func (o *Outcome) Reason() string {
+	switch {
+	case o.Kind == Response:
+		return "status " + strconv.Itoa(o.Status)
+	case o.Err != nil:
+		return o.Kind.String() + ": " + o.Err.Error()
+	}
+	return o.Kind.String()
+}
+
 // Reporter takes what became of a picked endpoint; package cluster implements it.
 type Reporter interface {
 	// Report judges the endpoint; see Result.Done.
-	Report(*Endpoint, *Outcome)
+	Report(*Endpoint, Outcome)
 	// Connected says that a connection to the endpoint stands; see Result.Connected.
-	Connected(e *Endpoint, now time.Time, final bool)
+	Connected(e *Endpoint, final bool)
 	// Release gives back the circuit breaker's request.
 	Release()
 }
@@ -140,9 +152,9 @@ func (r *Result) Attach(rep Reporter) {
 // Connected tells that a connection to the endpoint stands (Envoy's LocalOriginConnectSuccess). final is for relayed
 // connections, where no response will follow: it counts as a success; their Done is then Cancelled. May be called any
 // number of times before Done.
-func (r *Result) Connected(now time.Time, final bool) {
+func (r *Result) Connected(final bool) {
 	if r.open && r.reporter != nil {
-		r.reporter.Connected(r.Endpoint, now, final)
+		r.reporter.Connected(r.Endpoint, final)
 	}
 }
 
@@ -168,7 +180,7 @@ func (r *Result) Done(o Outcome) {
 		st.RqSuccess.Inc()
 	}
 	if r.reporter != nil {
-		r.reporter.Report(r.Endpoint, &o)
+		r.reporter.Report(r.Endpoint, o)
 		r.reporter.Release()
 	}
 }

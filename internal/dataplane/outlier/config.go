@@ -28,6 +28,8 @@ type Config struct {
 	EnforceLocal       uint32 // default 100
 	// Split: failures seen here are counted apart (split_external_local_origin_errors); else they count as 503 or 504.
 	Split bool
+
+	errors map[int]bool // statuses that are errors; nil: 500 and above
 }
 
 // Parse reads the proto. Success rate and failure percentage are refused where they would be enforced against: Istio sends

@@ -1,0 +1,146 @@
+package cluster
+
+import (
+	"net/netip"
+
+	"detour.dev/detour/internal/dataplane/lb"
+	"detour.dev/detour/internal/dataplane/outlier"
+)
+
+// rebuild makes hosts and host set anew from targets and addresses; hosts that stay are kept with all that hangs on them, those
+// that left are returned. l.mu is held.
+func (l *live) rebuild() (removed []*lb.Host) {
+	old := l.hosts
+	l.hosts = make(map[hostKey]*lb.Host, len(old))
+	var eps []*lb.Endpoint
+	var fresh []*lb.Endpoint
+	for i := range l.targets {
+		t := &l.targets[i]
+		for _, key := range l.keys(t) {
+			if l.hosts[key] != nil {
+				continue
+			}
+			e := &lb.Endpoint{Host: old[key], Locality: t.locality, LocalityWeight: t.localityWeight,
+				Priority: t.priority, Weight: t.weight, Status: t.status, Metadata: t.metadata}
+			if e.Host == nil {
+				e.Host = l.newHost(key)
+				fresh = append(fresh, e)
+			}
+			l.hosts[key] = e.Host
+			eps = append(eps, e)
+		}
+	}
+	removed = l.park(old)
+	if d := l.detector.Load(); d != nil {
+		l.inherit(d, fresh, eps, old)
+		d.SetEndpoints(eps)
+	}
+	if len(fresh) > 0 || len(removed) > 0 {
+		l.stats.MembershipChange.Inc()
+	}
+	l.publish(eps)
+	return removed
+}
+
+// keys lists the addresses that a target stands for now.
+func (l *live) keys(t *target) []hostKey {
+	key := hostKey{path: t.path, name: t.key, hostname: t.hostname}
+	if t.path != "" {
+		return []hostKey{key}
+	}
+	addrs := []netip.Addr{t.addr}
+	if t.name != "" {
+		addrs = l.watches[t.name].addrs
+	}
+	keys := make([]hostKey, len(addrs))
+	for i, a := range addrs {
+		keys[i] = key
+		keys[i].addr = netip.AddrPortFrom(a, t.port)
+	}
+	return keys
+}
+
+// newHost makes a host, or takes back one that left while it was ejected.
+func (l *live) newHost(key hostKey) *lb.Host {
+	if h := l.parked[key]; h != nil {
+		delete(l.parked, key)
+		h.SetRemoved(false)
+		return h
+	}
+	return &lb.Host{Address: key.addr, Path: key.path, Hostname: key.hostname, Name: key.name, Cluster: l.name}
+}
+
+// park marks the hosts that left and keeps the ejected ones for the rest of their ejection. l.hosts is the new set.
+func (l *live) park(old map[hostKey]*lb.Host) (removed []*lb.Host) {
+	for key, h := range old {
+		if l.hosts[key] != nil {
+			continue
+		}
+		h.SetRemoved(true)
+		removed = append(removed, h)
+		if !h.Ejected() {
+			continue
+		}
+		for k := range l.parked {
+			if len(l.parked) < maxParked {
+				break
+			}
+			delete(l.parked, k)
+		}
+		l.parked[key] = h
+	}
+	return removed
+}
+
+// inherit ejects new addresses of names all of whose known addresses are ejected (E5), as long as that leaves another
+// endpoint to go to.
+func (l *live) inherit(d *outlier.Detector, fresh, eps []*lb.Endpoint, old map[hostKey]*lb.Host) {
+	if l.m.opt.CompatEnvoy || len(fresh) == 0 {
+		return
+	}
+	ejected, well := map[string]*lb.Host{}, map[string]bool{}
+	for _, known := range []map[hostKey]*lb.Host{old, l.parked} {
+		for _, h := range known {
+			if !h.Ejected() {
+				well[h.Name] = true
+			} else if last := ejected[h.Name]; last == nil || last.Health.At.Before(h.Health.At) {
+				ejected[h.Name] = h
+			}
+		}
+	}
+	var heirs []*lb.Endpoint
+	for _, e := range fresh {
+		if ejected[e.Name] != nil && !well[e.Name] && !e.Ejected() {
+			heirs = append(heirs, e)
+		}
+	}
+	usable := 0
+	for _, e := range eps {
+		if e.Usable() {
+			usable++
+		}
+	}
+	if usable <= len(heirs) {
+		return
+	}
+	for _, e := range heirs {
+		d.Inherit(e.Host, ejected[e.Name])
+	}
+}
+
+// refill makes the host set anew after health changed. l.mu is held.
+func (l *live) refill() { l.publish(l.current.set.Load().Endpoints()) }
+
+// publish makes the host set that Pick sees. l.mu is held.
+func (l *live) publish(eps []*lb.Endpoint) {
+	set := lb.NewHostSet(l.policy, eps)
+	l.current.set.Store(set)
+	st := l.stats
+	st.MembershipTotal.Set(int64(len(eps)))
+	st.MembershipHealthy.Set(int64(set.Healthy()))
+	weight := uint32(0)
+	for _, e := range eps {
+		weight = max(weight, e.Weight)
+	}
+	st.MaxHostWeight.Set(int64(weight))
+}
