@@ -5,6 +5,10 @@ import (
 	"os"
 
 	"detour.dev/detour/internal/cli"
+	"detour.dev/detour/internal/intercept/netns"
 )
 
-func main() { os.Exit(cli.Main(os.Args[1:])) }
+func main() {
+	netns.MaybeChild() // one of run's own processes does not come back from here
+	os.Exit(cli.Main(os.Args[1:]))
+}

@@ -10,18 +10,6 @@ import (
 	"detour.dev/detour/internal/intercept/nft"
 )
 
-// LoopbackConfig is what Loopback needs of a session.
-type LoopbackConfig struct {
-	// Queue is a socket of nft.OpenQueue; Loopback owns it.
-	Queue int
-	// Listeners get the connections that go on to the host. Loopback closes them.
-	Listeners []net.Listener
-	// Listening gives the ports that COMMAND and its children listen on.
-	Listening func() (map[uint16]bool, error)
-	// FellThrough is told once for each port, before its first connection to the host's loopback.
-	FellThrough func(to netip.AddrPort)
-}
-
 // Loopback decides where COMMAND's connections to loopback go. The first packet of each waits until it is known whether
 // COMMAND listens there, else whether the host does: what nobody listens on is refused by the kernel as ever, since
 // the packet just goes on. A port on which COMMAND has once been seen listening is never the host's again.
