@@ -29,7 +29,7 @@ func (s *Server) handle(ctx context.Context, packet []byte, over string, local b
 		return nil, true
 	}
 	q := new(dns.Msg)
-	if q.Unpack(packet) != nil || len(q.Question) != 1 {
+	if questionEnd(packet) == 0 || q.Unpack(packet) != nil || len(q.Question) != 1 {
 		return failure(packet, dns.RcodeFormatError), true
 	}
 	limit := dns.MaxMsgSize
@@ -104,20 +104,28 @@ func failure(packet []byte, rcode int) []byte {
 	copy(b, packet[:2])
 	b[2] = 0x80 | packet[2]&0x79 // QR, opcode, RD
 	b[3] = 0x80 | byte(rcode&0xf)
-	if _, end, err := dns.UnpackDomainName(packet, headerLen); err == nil && binary.BigEndian.Uint16(packet[4:]) == 1 &&
-		len(packet) >= end+4 && !pointsAhead(packet, end) {
-		b = append(b, packet[headerLen:end+4]...)
+	if end := questionEnd(packet); end > 0 {
+		b = append(b, packet[headerLen:end]...)
 		b[5] = 1
 	}
 	return b
 }
 
-// pointsAhead tells whether the question's name uses compression, which can't be copied out of its packet.
-func pointsAhead(packet []byte, end int) bool {
-	for off := headerLen; off < end; off += int(packet[off]) + 1 {
-		if packet[off]&0xc0 != 0 {
-			return true
-		}
+// questionEnd gives the offset behind a packet's only question, 0 if it has another number of them or one that is not
+// whole. A name in compressed form (there is nothing before it to point to) is not one either.
+func questionEnd(packet []byte) int {
+	if binary.BigEndian.Uint16(packet[4:]) != 1 {
+		return 0
 	}
-	return false
+	off := headerLen
+	for off < len(packet) && packet[off] != 0 {
+		if packet[off]&0xc0 != 0 {
+			return 0
+		}
+		off += int(packet[off]) + 1
+	}
+	if off += 5; off > len(packet) || off-4-headerLen > 255 {
+		return 0
+	}
+	return off
 }
