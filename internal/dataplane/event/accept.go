@@ -29,6 +29,7 @@ func (d *Dispatcher) Listen(fd int, accept func(fd int, peer netip.AddrPort), fa
 	if err != nil {
 		return nil, err
 	}
+	sock.shared = true
 	l.sock = sock
 	return l, nil
 }

@@ -28,6 +28,7 @@ type Dispatcher struct {
 
 	mu     sync.Mutex
 	posted []func() // guarded by mu
+	ended  bool     // guarded by mu: the poller is closed, its descriptors may be somebody else's by now
 	spare  []func() // loop only: the other half of the double buffer
 	asleep atomic.Bool
 	stop   atomic.Bool
@@ -58,8 +59,11 @@ func (d *Dispatcher) Now() time.Time { return d.now }
 // Post has fn called on the loop soon. Safe from any goroutine. After Stop, fn may never be called.
 func (d *Dispatcher) Post(fn func()) {
 	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ended {
+		return
+	}
 	d.posted = append(d.posted, fn)
-	d.mu.Unlock()
 	if d.asleep.CompareAndSwap(true, false) && d.poll != nil {
 		d.poll.wake()
 	}
@@ -77,7 +81,7 @@ func (d *Dispatcher) Done() <-chan struct{} { return d.done }
 // Run is the loop. It returns after Stop, and closes every socket that is still open.
 func (d *Dispatcher) Run() {
 	defer close(d.done)
-	defer d.poll.close()
+	defer d.end()
 	for !d.stop.Load() {
 		d.turn()
 	}
@@ -91,6 +95,13 @@ func (d *Dispatcher) Run() {
 // Yield says that the caller has given another goroutine something to do. Go's scheduler takes a while, up to 10 ms,
 // to notice that the loop's thread sleeps in epoll_wait, so with few processors the loop steps aside first.
 func (d *Dispatcher) Yield() { d.yield = true }
+
+func (d *Dispatcher) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ended, d.posted = true, nil
+	d.poll.close()
+}
 
 func (d *Dispatcher) turn() {
 	if d.yield {

@@ -41,8 +41,12 @@ func (e *epoll) add(s *Socket) error {
 	})
 }
 
-// remove does nothing: closing the descriptor takes it out of the set, since no duplicate of it exists.
-func (e *epoll) remove(*Socket) {}
+// remove has nothing to do where closing the descriptor takes the socket out of the set.
+func (e *epoll) remove(s *Socket) {
+	if s.shared {
+		_ = unix.EpollCtl(e.fd, unix.EPOLL_CTL_DEL, s.fd, nil)
+	}
+}
 
 func (e *epoll) wait(_ *Dispatcher, timeout time.Duration) int {
 	ms := -1

@@ -24,6 +24,8 @@ func newPoll() (*poll, error) {
 	for _, fd := range p {
 		unix.CloseOnExec(fd)
 		if err := unix.SetNonblock(fd, true); err != nil {
+			unix.Close(p[0])
+			unix.Close(p[1])
 			return nil, err
 		}
 	}

@@ -46,6 +46,7 @@ type Socket struct {
 	hup      bool // the peer's FIN or an error is known: a short read is not the end of what can be read
 	closed   bool
 	queued   bool
+	shared   bool // other descriptors of the same socket exist: closing this one doesn't take it out of epoll's set
 	// BytesRead and BytesWritten count what passed, for the answer to "was any of it acknowledged?" (TCP_INFO).
 	BytesRead, BytesWritten uint64
 }
@@ -62,7 +63,7 @@ func (d *Dispatcher) NewSocket(fd int, h Handler) (*Socket, error) {
 	return s, nil
 }
 
-// FD is the descriptor, for socket options.
+// FD is the descriptor, for socket options; -1 once closed.
 func (s *Socket) FD() int { return s.fd }
 
 // SetHandler changes who is told.
@@ -80,6 +81,9 @@ func (s *Socket) Again() {
 func (s *Socket) Read(p []byte) (int, error) {
 	if !s.readable {
 		return 0, ErrAgain
+	}
+	if len(p) == 0 {
+		return 0, nil
 	}
 	for {
 		n, err := rawRead(s.fd, p)
@@ -103,7 +107,9 @@ func (s *Socket) Read(p []byte) (int, error) {
 }
 
 // Write implements Stream.
-func (s *Socket) Write(p []byte) (int, error) { return s.wrote(len(p), func() (int, error) { return rawWrite(s.fd, p) }) }
+func (s *Socket) Write(p []byte) (int, error) {
+	return s.wrote(len(p), func() (int, error) { return rawWrite(s.fd, p) })
+}
 
 // Writev implements Stream.
 func (s *Socket) Writev(a, b []byte) (int, error) {
@@ -151,6 +157,7 @@ func (s *Socket) Close() {
 	s.readable, s.writable = false, false
 	s.d.unregister(s)
 	unix.Close(s.fd)
+	s.fd = -1 // the number may belong to another socket from now on
 }
 
 // Abort implements Stream.

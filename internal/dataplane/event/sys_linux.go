@@ -38,7 +38,9 @@ func rawWritev(fd int, a, b []byte) (int, error) {
 	iov := [2]unix.Iovec{{Base: &a[0]}, {Base: &b[0]}}
 	iov[0].SetLen(len(a))
 	iov[1].SetLen(len(b))
-	n, _, e := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), 2)
+	msg := unix.Msghdr{Iov: &iov[0]}
+	msg.SetIovlen(len(iov))
+	n, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_NOSIGNAL)
 	if e != 0 {
 		return 0, e
 	}
@@ -53,8 +55,8 @@ func acceptSocket(fd int) (int, unix.Sockaddr, error) {
 	return unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 }
 
-// Acked is how many bytes of the connection the peer has acknowledged, SYN included (tcpi_bytes_acked), and how long
-// ago the last data was acknowledged; ok is false where the kernel can't tell (a Unix socket).
+// Acked is how many bytes of the connection the peer's TCP has acknowledged (tcpi_bytes_acked). On a socket made by
+// Connect the SYN counts as one, and so does a FIN. ok is false where the kernel can't tell (a Unix socket).
 func (s *Socket) Acked() (bytes uint64, ok bool) {
 	info, err := unix.GetsockoptTCPInfo(s.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {

@@ -10,6 +10,9 @@ import (
 const (
 	tick  = 4 * time.Millisecond
 	slots = 512 // one turn of the wheel is 2.048 s; later deadlines stay in their slot for several turns
+
+	// maxAfter keeps a timer that means "never" from overflowing into "now".
+	maxAfter = 100 * 365 * 24 * time.Hour
 )
 
 // Timer calls a function once at a deadline. The zero Timer is unusable; Init it. It may be scheduled again from its
@@ -25,8 +28,11 @@ type Timer struct {
 // Init prepares the timer.
 func (t *Timer) Init(d *Dispatcher, fn func()) { t.d, t.fn = d, fn }
 
-// Schedule arms the timer, replacing an earlier deadline. It fires at the first tick not before after has passed.
-func (t *Timer) Schedule(after time.Duration) { t.d.wheel.schedule(t, t.d.now.Add(after)) }
+// Schedule arms the timer, replacing an earlier deadline. It fires at the first tick not before after has passed
+// since Now.
+func (t *Timer) Schedule(after time.Duration) {
+	t.d.wheel.schedule(t, t.d.now.Add(min(after, maxAfter)))
+}
 
 // Stop disarms the timer.
 func (t *Timer) Stop() {
