@@ -110,7 +110,7 @@ func AppendResponse(dst []byte, h *Head, rw ResponseRewrite) []byte {
 	if framing == Chunked && h.Framing == UntilClose {
 		w.dst = append(w.dst, "Transfer-Encoding: chunked\r\n"...)
 	}
-	return w.finish(rw.Add, mustClose && !interim, rw.Minor == 0 && !mustClose && !interim)
+	return w.finish(rw.Add, mustClose && !interim, rw.Minor == 0 && !mustClose && !interim && !h.Tunnel)
 }
 
 // writer copies the fields of a head. Lines that follow each other and stay are copied together.
@@ -236,7 +236,7 @@ func AppendLastChunk(dst []byte, trailers []Field) []byte {
 
 // AppendLocalReply appends a whole response of the proxy's own, shaped as Envoy's local replies: content-length,
 // content-type: text/plain where there is a body. head: the request was HEAD, so that the body is left out. 1xx, 204 and
-// 304 carry neither.
+// 304 carry neither. To an HTTP/1.0 client closeConn must be set: it isn't told that the connection stays open.
 func AppendLocalReply(dst []byte, status int, body string, closeConn bool, head bool) []byte {
 	dst = append(dst, "HTTP/1.1 "...)
 	dst = strconv.AppendInt(dst, int64(status), 10)

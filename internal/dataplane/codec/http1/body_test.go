@@ -85,6 +85,7 @@ var bodies = []struct {
 	{"0\r\n" + strings.Repeat("X: y\r\n", MaxFields+1) + "\r\n", "", "", 0, errTooManyFields},
 	{"0\r\nX: " + strings.Repeat("y", MaxHead) + "\r\n\r\n", "", "", 0, errTrailers},
 	{"1;" + strings.Repeat("a", MaxChunkExtensions-1) + "\r\na\r\n0\r\n\r\n", "a", "", 0, nil},
+	{"1;" + strings.Repeat("a", MaxChunkExtensions-1) + "\r\na\r\n0;\r\n\r\n", "a", "", 0, errChunkExtLong},
 	{"1;" + strings.Repeat("a", MaxChunkExtensions-2) + "\r\na\r\n0;;\r\n\r\n", "a", "", 0, errChunkExtLong},
 }
 

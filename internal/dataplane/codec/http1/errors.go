@@ -4,21 +4,13 @@ package http1
 type Error struct {
 	Status int    // the status to answer: 400, 414, 417, 431, 501 or 505 for a request, 502 for a response
 	Reason string // one line, without the offending bytes
-	asked  *Error // the same reason for a response, nil where Status is 502 already
+	twin   *Error // the same reason with Status 502, for a response; nil in that one itself
 }
 
 func (e *Error) Error() string { return e.Reason }
 
-// response gives the same reason with the status 502.
-func (e *Error) response() *Error {
-	if e.asked != nil {
-		return e.asked
-	}
-	return e
-}
-
 func refuse(status int, reason string) *Error {
-	return &Error{Status: status, Reason: reason, asked: &Error{Status: 502, Reason: reason}}
+	return &Error{Status: status, Reason: reason, twin: &Error{Status: 502, Reason: reason}}
 }
 
 // ErrTruncated is what Body.EOF returns when the peer closed before the body was complete: the message must not be

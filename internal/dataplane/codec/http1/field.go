@@ -196,10 +196,13 @@ func (p *lines) add(b []byte, fs []Field, end int) ([]Field, *Error) {
 	if imitation {
 		return fs, errUnderscore
 	}
-	if len(fs) == cap(fs) {
-		fs = append(fs, Field{})
-	} else {
+	switch {
+	case len(fs) < cap(fs):
 		fs = fs[:len(fs)+1]
+	case fs == nil:
+		fs = make([]Field, 1, 16)
+	default:
+		fs = append(fs, Field{})
 	}
 	f := &fs[len(fs)-1]
 	f.Name, f.Value, f.Line = name, trim(b[p.colon+1:end]), b[p.line:end+2]
@@ -231,12 +234,9 @@ func (p *lines) noName(b []byte, i int) (int, *Error) {
 	return 0, errName
 }
 
-// badByte is the fault of a byte that is not text.
+// badByte is the fault of a byte, other than CR, that is not text.
 func badByte(c byte) *Error {
-	switch c {
-	case '\r':
-		return errBareCR
-	case '\n':
+	if c == '\n' {
 		return errBareLF
 	}
 	return errControl

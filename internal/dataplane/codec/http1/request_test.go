@@ -119,6 +119,24 @@ func TestParseRequestRefuses(t *testing.T) {
 	}
 }
 
+func TestMethods(t *testing.T) {
+	for m, want := range map[string]struct {
+		id         MethodID
+		idempotent bool
+	}{
+		"GET": {GET, true}, "HEAD": {HEAD, true}, "POST": {POST, false}, "PUT": {PUT, true}, "DELETE": {DELETE, true},
+		"OPTIONS": {OPTIONS, true}, "TRACE": {TRACE, true}, "PATCH": {PATCH, false}, "get": {MethodOther, false}, "PURGE-x": {MethodOther, false},
+	} {
+		var h Head
+		if _, err := ParseRequest([]byte(m+" / HTTP/1.1\r\nHost: a\r\n\r\n"), &h); err != nil || h.MethodID != want.id || h.Idempotent() != want.idempotent {
+			t.Errorf("%s: %v, %d, %v", m, err, h.MethodID, h.Idempotent())
+		}
+	}
+	if CONNECT.Idempotent() {
+		t.Error("CONNECT")
+	}
+}
+
 // describe renders what a proxy acts on.
 func describe(h *Head) string {
 	form := [...]string{"origin", "absolute", "authority", "asterisk"}[h.Form]

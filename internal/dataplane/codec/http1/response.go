@@ -19,7 +19,7 @@ func ParseResponse(buf []byte, asked Asked, h *Head) (n int, err error) {
 	n, e := h.parseResponse(buf, asked)
 	if e != nil {
 		h.p = lines{}
-		return 0, e.response()
+		return 0, e.twin
 	}
 	return n, nil
 }
