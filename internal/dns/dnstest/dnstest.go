@@ -15,7 +15,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Trouble is how a name misbehaves. The zero value is no trouble.
+// Trouble is how a name misbehaves. The zero value is no trouble of its own.
 type Trouble struct {
 	// Rcode, if not 0, is answered instead of records: dns.RcodeServerFailure, RcodeNameError, RcodeRefused, …
 	Rcode int
@@ -137,6 +137,10 @@ func (s *Server) Remove(name string) {
 func (s *Server) SetTrouble(name string, t Trouble) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if t == (Trouble{}) {
+		delete(s.trouble, dns.CanonicalName(name))
+		return
+	}
 	s.trouble[dns.CanonicalName(name)] = t
 }
 
