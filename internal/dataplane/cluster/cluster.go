@@ -8,6 +8,7 @@ package cluster
 
 import (
 	"sync/atomic"
+	"time"
 
 	"detour.dev/detour/internal/dataplane/lb"
 	"detour.dev/detour/internal/stats"
@@ -73,6 +74,14 @@ func (c *Cluster) choose(in *lb.PickInfo) (lb.Result, error) {
 	return c.set.Load().Pick(in)
 }
 
+// Attempt opens the bookkeeping of a connection that is made to an endpoint only to see whether it answers (E3). Its Done
+// judges the endpoint; it counts as no request.
+func (c *Cluster) Attempt(e *lb.Endpoint) lb.Result {
+	r := lb.Result{Endpoint: e}
+	r.AttachSilent(c)
+	return r
+}
+
 // AnotherWell tells whether an endpoint other than than is neither ejected nor suspect (E3's decisions); without
 // crossPriority only those of its priority count.
 func (c *Cluster) AnotherWell(than *lb.Host, crossPriority bool) bool {
@@ -84,7 +93,7 @@ func (c *Cluster) AnotherWell(than *lb.Host, crossPriority bool) bool {
 func (c *Cluster) Report(e *lb.Endpoint, o lb.Outcome) { c.live.report(e, o) }
 
 // Connected is Result.Connected's part, and for a connection that no attempt waits for.
-func (c *Cluster) Connected(e *lb.Endpoint, final bool) { c.live.connected(e, final) }
+func (c *Cluster) Connected(e *lb.Endpoint, _ time.Time, final bool) { c.live.connected(e, final) }
 
 // Release implements lb.Reporter.
 func (c *Cluster) Release() { c.live.breaker.Requests.Release() }

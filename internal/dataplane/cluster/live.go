@@ -214,7 +214,7 @@ func (l *live) report(e *lb.Endpoint, o lb.Outcome) {
 		return
 	}
 	if o.Failed() {
-		e.SetLastError(o.Reason())
+		e.SetLastError(o.Reason(), o.Now)
 		if o.Kind == lb.ConnectFailed || o.Kind == lb.ConnectTimeout {
 			l.refresh(e.Host)
 		}
@@ -287,7 +287,7 @@ func (l *live) sweep(now time.Time) {
 		return
 	}
 	for key, h := range l.parked {
-		if h.EjectedFor(now) == 0 {
+		if h.EjectedLeft(now) == 0 {
 			delete(l.parked, key)
 		}
 	}

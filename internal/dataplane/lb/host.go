@@ -2,6 +2,7 @@ package lb
 
 import (
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +32,12 @@ type Host struct {
 
 	flags   atomic.Uint32
 	connect atomic.Int64 // EWMA, ns
-	lastErr atomic.Pointer[string]
+	lastErr atomic.Pointer[failure]
+}
+
+type failure struct {
+	text string
+	at   time.Time
 }
 
 const (
@@ -51,12 +57,12 @@ type Health struct {
 	EjectedUntil atomic.Int64 // UnixNano from when a sweep may end it
 
 	Jitter     time.Duration
-	Backoff    uint32    // Envoy's ejectTimeBackoff: the multiplier of the base ejection time
-	Ejections  uint32    // in the host's life
-	At         time.Time // of the last ejection, with its monotonic reading
-	LocalCause bool      // the last ejection was for failures seen here
-	FailedAt   time.Time // last local-origin failure
-	Episode    uint64    // the spell without any success in which FailedAt lies
+	Backoff    uint32        // Envoy's ejectTimeBackoff: the multiplier of the base ejection time
+	Ejections  atomic.Uint32 // in the host's life
+	At         time.Time     // of the last ejection, with its monotonic reading
+	LocalCause bool          // the last ejection was for failures seen here
+	FailedAt   time.Time     // last local-origin failure
+	Episode    uint64        // the spell without any success in which FailedAt lies
 }
 
 // ResetCounters clears the consecutive counters.
@@ -117,28 +123,33 @@ func (h *Host) ObserveConnect(d time.Duration) {
 	h.connect.Store(max(old+(int64(d)-old)/8, 1))
 }
 
-// LastError gives the text of the host's last failure, empty if it never failed. It stays after a success.
-func (h *Host) LastError() string {
-	if s := h.lastErr.Load(); s != nil {
-		return *s
+// LastError gives the host's last failure and when it was; empty if it never failed. It stays after a success.
+func (h *Host) LastError() (text string, at time.Time) {
+	if f := h.lastErr.Load(); f != nil {
+		return f.text, f.at
 	}
-	return ""
+	return "", time.Time{}
 }
 
 // SetLastError keeps the text of a failure, cut at 256 bytes.
-func (h *Host) SetLastError(s string) {
-	if old := h.lastErr.Load(); old != nil && *old == s {
-		return
+func (h *Host) SetLastError(text string, at time.Time) {
+	if len(text) > 256 {
+		text = strings.ToValidUTF8(text[:256], "")
 	}
-	if len(s) > 256 {
-		s = s[:256]
-	}
-	h.lastErr.Store(&s)
+	h.lastErr.Store(&failure{text, at})
 }
 
-// EjectedFor gives how long the host will stay ejected, at least, and 0 if it is not ejected. An ejection ends with the
-// first sweep after that.
+// EjectedFor gives how long the host has been ejected; 0: it is not.
 func (h *Host) EjectedFor(now time.Time) time.Duration {
+	if !h.Ejected() {
+		return 0
+	}
+	return max(time.Duration(now.UnixNano()-h.Health.EjectedAt.Load()), 0)
+}
+
+// EjectedLeft gives how long the host will stay ejected, at least; the ejection ends with the first sweep after that. 0: it
+// is not ejected, or the next sweep ends it.
+func (h *Host) EjectedLeft(now time.Time) time.Duration {
 	if !h.Ejected() {
 		return 0
 	}

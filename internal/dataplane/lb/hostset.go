@@ -145,6 +145,9 @@ func (t *Tier) choose(rnd func() uint64) *Endpoint {
 	return t.chooser.Choose(rnd)
 }
 
+// Policy gives what the set was made with.
+func (s *HostSet) Policy() *Policy { return s.policy }
+
 // Endpoints lists all endpoints, in configuration order; it must not be changed.
 func (s *HostSet) Endpoints() []*Endpoint { return s.all }
 

@@ -119,7 +119,7 @@ type Reporter interface {
 	// Report judges the endpoint; see Result.Done.
 	Report(*Endpoint, Outcome)
 	// Connected says that a connection to the endpoint stands; see Result.Connected.
-	Connected(e *Endpoint, final bool)
+	Connected(e *Endpoint, now time.Time, final bool)
 	// Release gives back the circuit breaker's request.
 	Release()
 }
@@ -138,6 +138,7 @@ type Result struct {
 
 	reporter Reporter
 	open     bool
+	silent   bool
 }
 
 // Attach sets who is told of the outcome and opens the bookkeeping of one attempt: its request is counted as active until
@@ -149,12 +150,16 @@ func (r *Result) Attach(rep Reporter) {
 	st.RqActive.Inc()
 }
 
+// AttachSilent is Attach for something that is judged like an attempt but is no request, as a connection made to see
+// whether the endpoint answers: it counts in no statistics and in no circuit breaker.
+func (r *Result) AttachSilent(rep Reporter) { r.reporter, r.open, r.silent = rep, true, true }
+
 // Connected tells that a connection to the endpoint stands (Envoy's LocalOriginConnectSuccess). final is for relayed
 // connections, where no response will follow: it counts as a success; their Done is then Cancelled. May be called any
 // number of times before Done.
-func (r *Result) Connected(final bool) {
+func (r *Result) Connected(now time.Time, final bool) {
 	if r.open && r.reporter != nil {
-		r.reporter.Connected(r.Endpoint, final)
+		r.reporter.Connected(r.Endpoint, now, final)
 	}
 }
 
@@ -168,6 +173,18 @@ func (r *Result) Done(o Outcome) {
 		return
 	}
 	r.open = false
+	if !r.silent {
+		r.count(&o)
+	}
+	if r.reporter != nil {
+		r.reporter.Report(r.Endpoint, o)
+		if !r.silent {
+			r.reporter.Release()
+		}
+	}
+}
+
+func (r *Result) count(o *Outcome) {
 	st := &r.Endpoint.Stats
 	st.RqActive.Dec()
 	switch {
@@ -178,10 +195,6 @@ func (r *Result) Done(o Outcome) {
 		st.RqError.Inc()
 	case o.Kind == Response, o.Kind == Success:
 		st.RqSuccess.Inc()
-	}
-	if r.reporter != nil {
-		r.reporter.Report(r.Endpoint, o)
-		r.reporter.Release()
 	}
 }
 

@@ -278,7 +278,7 @@ func (d *Detector) eject(c *Config, h *lb.Host, now time.Time, local bool) time.
 	if time.Duration(hh.Backoff)*c.BaseEjectionTime < c.MaxEjectionTime+c.BaseEjectionTime {
 		hh.Backoff++
 	}
-	hh.Ejections++
+	hh.Ejections.Add(1)
 	hh.At, hh.LocalCause = now, local
 	hh.Jitter = 0
 	if ms := c.MaxJitter.Milliseconds(); ms > 0 {
@@ -300,6 +300,7 @@ func sentence(c *Config, h *lb.Health) time.Duration {
 
 func (d *Detector) uneject(h *lb.Host) {
 	h.SetEjected(false)
+	h.SetSuspect(false)
 	h.Health.ResetCounters()
 	d.stats.EjectionsActive.Set(int64(d.Active()))
 }
@@ -324,11 +325,14 @@ func (d *Detector) Sweep(now time.Time) (events []Event) {
 // Inherit ejects a new address of a name as its last known address is (E5).
 func (d *Detector) Inherit(h, from *lb.Host) {
 	to, was := &h.Health, &from.Health
-	to.Backoff, to.Ejections, to.At, to.LocalCause, to.Jitter = was.Backoff, was.Ejections, was.At, was.LocalCause, was.Jitter
+	to.Backoff, to.At, to.LocalCause, to.Jitter = was.Backoff, was.At, was.LocalCause, was.Jitter
+	to.Ejections.Store(was.Ejections.Load())
 	to.EjectedAt.Store(was.EjectedAt.Load())
 	to.EjectedUntil.Store(was.EjectedUntil.Load())
 	h.SetEjected(true)
-	h.SetLastError(from.LastError())
+	if text, at := from.LastError(); text != "" {
+		h.SetLastError(text, at)
+	}
 }
 
 // Release ends all ejections: outlier detection is no longer configured.
