@@ -36,13 +36,13 @@ type clusterContext struct {
 	options *httpv3.HttpProtocolOptions // nil until something needs it
 }
 
-// clustersOf gives the clusters of a service and the load assignments of those that get theirs by EDS. A service whose
-// DestinationRule is refused has none.
+// clustersOf gives the clusters of a service and the load assignments of those that get theirs by EDS. What is blocked has
+// none: a route to it is answered 503, a connection closed.
 func (c *compiler) clustersOf(s *service) (clusters []*clusterv3.Cluster, assignments []*endpointv3.ClusterLoadAssignment) {
-	if s.refused != nil {
-		return nil, nil
-	}
 	add := func(cc *clusterContext) {
+		if c.blocked(s, cc.policy) != "" {
+			return
+		}
 		cl, la := c.cluster(cc)
 		if cl != nil {
 			clusters = append(clusters, cl)

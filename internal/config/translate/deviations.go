@@ -66,7 +66,7 @@ func (c *compiler) nameEndpoints(cc *clusterContext, groups []localityGroup) {
 // Host that does not fit the SNI. The annotation keeps Host there, or asks for the endpoint's with plain HTTP too. Istio
 // always keeps Host (T4).
 func (c *compiler) rewritesHost(s *service, port servicePort, sub *networking.Subset) bool {
-	if c.group.CompatIstio || !resolvesByName(s.spec.Resolution) || s.refused != nil {
+	if c.group.CompatIstio || !resolvesByName(s.spec.Resolution) {
 		return false
 	}
 	for _, o := range s.annotated() {
@@ -184,4 +184,27 @@ func (c *compiler) planAnyAddress(plan planner, s *service, p servicePort) {
 		return
 	}
 	c.unreachable(s, p)
+}
+
+// blocked tells why nothing may be sent to a service under a policy; "" when all is well. It is blocked when its
+// DestinationRule is refused, because what that asked for can't be known; and (deviation 3, T14) when TLS was asked for
+// with secrets that only a mesh or Kubernetes holds. Istio sends plain text then.
+func (c *compiler) blocked(s *service, p policy) string {
+	switch {
+	case s.refused != nil:
+		return s.refused.Key.String() + " is refused: " + s.refused.Issue.String()
+	case c.group.CompatIstio:
+		return ""
+	case originates(p.tls) && p.tls.CredentialName != "":
+		at := s.rule.from
+		c.report(config.Warningf(at, CodeCredential, "spec.trafficPolicy.tls.credentialName",
+			"secret %q can't be read outside Kubernetes, so %s answers 503; name files in caCertificates, clientCertificate and privateKey", p.tls.CredentialName, s.host))
+		return at.Key.String() + " at " + at.At("spec.trafficPolicy.tls.credentialName").String() + " takes its certificates from a Kubernetes secret, which can't be read here"
+	case p.tls.GetMode() == networking.ClientTLSSettings_ISTIO_MUTUAL:
+		at := s.rule.from
+		c.report(config.Warningf(at, CodeCredential, "spec.trafficPolicy.tls.mode",
+			"ISTIO_MUTUAL needs a mesh's certificates, so %s answers 503; use SIMPLE or MUTUAL", s.host))
+		return at.Key.String() + " at " + at.At("spec.trafficPolicy.tls.mode").String() + " asks for a mesh's own certificates, which do not exist here"
+	}
+	return ""
 }

@@ -75,8 +75,8 @@ func (c *compiler) virtualHost(s *service, port servicePort, taken map[string]bo
 		}
 	}
 	switch {
-	case s.refused != nil:
-		vh.Routes = []*routev3.Route{refusedRoute(s.refused)}
+	case c.blocked(s, s.rule.policyFor(port.number, nil)) != "":
+		vh.Routes = []*routev3.Route{blockedRoute(c.blocked(s, s.rule.policyFor(port.number, nil)))}
 	case len(s.routers) > 0:
 		vh.Routes = c.virtualServiceRoutes(s, port)
 	}
@@ -145,10 +145,9 @@ func (c *compiler) routeMetadata(o *config.Object, defaultRetry bool) *corev3.Me
 	return m
 }
 
-// refusedRoute answers 503 and says why: a host whose DestinationRule can't be read must not be reached in plain text
-// where TLS was asked for.
-func refusedRoute(r *config.Refusal) *routev3.Route {
-	body := "detour: " + r.Key.String() + " is refused, so nothing is sent to this host: " + r.Issue.String() + "\n"
+// blockedRoute answers 503 and says why.
+func blockedRoute(why string) *routev3.Route {
+	body := "detour: nothing is sent to this host: " + why + "\n"
 	return &routev3.Route{
 		Name:  "refused",
 		Match: everything(),

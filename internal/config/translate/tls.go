@@ -43,8 +43,8 @@ func (c *compiler) applyTLS(cc *clusterContext, cl *clusterv3.Cluster) {
 	}
 }
 
-// originates tells whether the proxy speaks TLS upstream of its own accord. ISTIO_MUTUAL needs a mesh's certificates and
-// is refused by validation.
+// originates tells whether the proxy speaks TLS upstream of its own accord with certificates of this configuration's.
+// ISTIO_MUTUAL needs a mesh's and is blocked.
 func originates(t *networking.ClientTLSSettings) bool {
 	return t.GetMode() == networking.ClientTLSSettings_SIMPLE || t.GetMode() == networking.ClientTLSSettings_MUTUAL
 }
