@@ -167,7 +167,8 @@ func (r *Resolver) Exchange(ctx context.Context, q *mdns.Msg, network string) (*
 	return reply, nil
 }
 
-func (r *Resolver) forward(ctx context.Context, c *config, query []byte, network string) (reply []byte, server string, err error) {
+func (r *Resolver) forward(ctx context.Context, c *config, query []byte, network string) (
+	reply []byte, server string, err error) {
 	servers := slices.Clone(r.servers(c))
 	if len(servers) == 0 {
 		return nil, "", &Error{Kind: ServFail, Err: errOnlySelf}

@@ -19,7 +19,8 @@ const (
 // needed because most events mean nothing: router advertisements prolong addresses every few minutes, containers come
 // and go. It is compared with last once at the beginning too, for what changed before events came. asleep gives the time
 // slept since some fixed point.
-func watchNetwork(ctx context.Context, events <-chan struct{}, last string, state func() string, asleep func() time.Duration, fn func()) {
+func watchNetwork(ctx context.Context, events <-chan struct{}, last string, state func() string,
+	asleep func() time.Duration, fn func()) {
 	tick := time.NewTicker(sleepCheck)
 	defer tick.Stop()
 	quiet := time.NewTimer(quietTime)

@@ -300,20 +300,30 @@ func (n *name) take(ans dns.Answer) time.Duration {
 	d.local = dns.KindOf(ans.Err) == dns.Local
 	d.mu.Unlock()
 	n.log(ans, before, hadErr, wasLocal)
-	if ans.Err != nil {
-		base := opt.RefreshRate
-		if n.failures < 30 {
-			base = min(base, time.Second<<n.failures)
-		}
-		n.failures++
-		return base + time.Duration(d.opt.Rand()*float64(base)/2)
-	}
-	n.failures = 0
 	wait := opt.RefreshRate
 	if opt.RespectTTL && ans.TTL > 0 {
-		wait = ans.TTL
+		wait = max(ans.TTL, minInterval)
 	}
-	return max(wait, minInterval) + time.Duration(d.opt.Rand()*float64(opt.Jitter))
+	wait += time.Duration(d.opt.Rand() * float64(opt.Jitter))
+	switch {
+	case ans.Err != nil:
+		return n.backoff()
+	case ans.Missing != dns.All: // it may just have been slow: the server has it by now
+		return min(wait, n.backoff())
+	}
+	n.failures = 0
+	return wait
+}
+
+// backoff counts a failure and gives the pause before the next try: from 1 s, doubling up to the refresh rate, and up to
+// half as much again at random.
+func (n *name) backoff() time.Duration {
+	base := n.key.opt.RefreshRate
+	if n.failures < 30 { // beyond, the shift would overflow
+		base = min(base, minInterval<<n.failures)
+	}
+	n.failures++
+	return base + time.Duration(n.d.opt.Rand()*float64(base)/2)
 }
 
 // merge adds to an answer what was known of the family that was not answered.

@@ -328,7 +328,10 @@ func TestMissingFamilyIsKept(t *testing.T) {
 		d.Watch("db", Options{}, rec.fn)
 		pass(time.Second)
 		r.set(dns.Answer{Addrs: addrs("192.0.2.2"), Missing: dns.V6})
-		pass(time.Minute)
+		pass(2 * time.Minute)
+		if got := r.gaps(); len(got) < 3 || got[1] != time.Second || got[2] != 2*time.Second {
+			t.Fatalf("lookups %v apart: what is missing must be asked for soon", got)
+		}
 		r.set(good(0, "192.0.2.2"))
 		pass(time.Minute)
 		rec.want(t, "192.0.2.1 2001:db8::1", "192.0.2.2 2001:db8::1", "192.0.2.2")

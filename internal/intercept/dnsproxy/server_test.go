@@ -221,7 +221,8 @@ func (bigUpstream) Forward(_ context.Context, q []byte, _ string) ([]byte, error
 	}
 	m.Response = true
 	for range 20 {
-		m.Answer = append(m.Answer, &dns.TXT{Hdr: dns.RR_Header{Name: m.Question[0].Name, Rrtype: dns.TypeTXT, Class: 1}, Txt: []string{strings.Repeat("x", 255)}})
+		h := dns.RR_Header{Name: m.Question[0].Name, Rrtype: dns.TypeTXT, Class: dns.ClassINET}
+		m.Answer = append(m.Answer, &dns.TXT{Hdr: h, Txt: []string{strings.Repeat("x", 255)}})
 	}
 	return m.Pack()
 }
