@@ -263,9 +263,11 @@ func TestForwardIsVerbatim(t *testing.T) {
 // late is an upstream that is known only once the server's own address is.
 type late struct {
 	atomic.Pointer[detourdns.Resolver]
+	asked atomic.Int32
 }
 
 func (l *late) Forward(ctx context.Context, q []byte, network string) ([]byte, error) {
+	l.asked.Add(1)
 	return l.Load().Forward(ctx, q, network)
 }
 
@@ -281,6 +283,9 @@ func TestNeverAsksItself(t *testing.T) {
 		m := ask(t, network, addr, query("real.test.", dns.TypeA))
 		if m.Rcode != dns.RcodeServerFailure {
 			t.Errorf("over %s: %v", network, m)
+		}
+		if n := self.asked.Load(); n != 1 {
+			t.Errorf("over %s: forwarded %d times before the loop was seen", network, n)
 		}
 		if m := ask(t, network, addr, query("mydb.com.", dns.TypeA)); answersOf(m) != "240.240.0.1" {
 			t.Errorf("after a loop: %v", m)
