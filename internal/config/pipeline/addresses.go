@@ -1,0 +1,304 @@
+package pipeline
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"detour.dev/detour/internal/config"
+)
+
+// The ranges that Istio allocates from (PILOT_IP_AUTOALLOCATE_IPV4_PREFIX and …IPV6_PREFIX).
+var (
+	prefix4 = netip.MustParsePrefix("240.240.0.0/16")
+	prefix6 = netip.MustParsePrefix("2001:2::/48")
+)
+
+// noAllocation is the label with which a ServiceEntry declines, when it is "false".
+const noAllocation = "networking.istio.io/enable-autoallocate-ip"
+
+// maxRemembered bounds the state file, in hosts; there are no more IPv4 addresses than that anyway.
+const maxRemembered = 1 << 16
+
+// maxStateFile bounds what is read of a state file, in bytes.
+const maxStateFile = 16 << 20
+
+// allocator gives out addresses for service hosts and never takes one back: a host that comes again gets what it had.
+// It is not safe for concurrent use; several processes share one state file.
+type allocator struct {
+	path  string // empty: memory only
+	hosts map[string]config.VIPs
+	taken map[netip.Addr]bool
+	full4 bool   // no IPv4 address is left; none ever comes back
+	fault string // why the state file can't be used; it is tried again only after a restart
+}
+
+func newAllocator(path string) *allocator {
+	return &allocator{path: path, hosts: map[string]config.VIPs{}, taken: map[netip.Addr]bool{}}
+}
+
+// DefaultStateFile gives $XDG_STATE_HOME/detour/addresses.json, by default below ~/.local/state; empty where there is no
+// home directory.
+func DefaultStateFile() string {
+	base := os.Getenv("XDG_STATE_HOME")
+	if !filepath.IsAbs(base) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return ""
+		}
+		base = filepath.Join(home, ".local", "state")
+	}
+	return filepath.Join(base, "detour", "addresses.json")
+}
+
+// assign gives every service host that needs one its addresses: those stated in a status, else those it has, else new
+// ones.
+func (a *allocator) assign(objects []*config.Object) (map[string]config.VIPs, []config.Issue) {
+	out := map[string]config.VIPs{}
+	stated := map[netip.Addr]bool{}
+	var need []string
+	owner := map[string]*config.Object{}
+	for _, o := range objects {
+		se, ok := o.Spec.(*networking.ServiceEntry)
+		if !ok {
+			continue
+		}
+		for _, s := range se.Addresses {
+			if ip, err := netip.ParseAddr(s); err == nil {
+				stated[ip] = true
+			}
+		}
+		if se.Resolution == networking.ServiceEntry_NONE || len(se.Addresses) > 0 || o.Labels[noAllocation] == "false" {
+			continue
+		}
+		for _, h := range se.Hosts {
+			h = strings.TrimSuffix(strings.ToLower(h), ".")
+			if strings.Contains(h, "*") || owner[h] != nil {
+				continue
+			}
+			owner[h] = o
+			if v, ok := fromStatus(o, h); ok {
+				out[h] = v
+				stated[v.V4], stated[v.V6] = true, true
+				continue
+			}
+			need = append(need, h)
+		}
+	}
+	slices.Sort(need)
+	issues := a.ensure(need, stated)
+	for _, h := range need {
+		v := a.hosts[h]
+		if !v.V4.IsValid() {
+			issues = append(issues, config.Warningf(owner[h], config.CodeAddressPool, "spec.hosts", "no IPv4 address is left in %s for %q; state one in spec.addresses", prefix4, h))
+		}
+		if v.V4.IsValid() || v.V6.IsValid() {
+			out[h] = v
+		}
+	}
+	return out, issues
+}
+
+// fromStatus gives the addresses that Istio's controller gave a host.
+func fromStatus(o *config.Object, host string) (v config.VIPs, ok bool) {
+	st, _ := o.Status.(*networking.ServiceEntryStatus)
+	for _, a := range st.GetAddresses() {
+		ip, err := netip.ParseAddr(a.Value)
+		if err != nil || a.Host != "" && !strings.EqualFold(a.Host, host) {
+			continue
+		}
+		if ip.Is4() && !v.V4.IsValid() {
+			v.V4 = ip
+		} else if ip.Is6() && !v.V6.IsValid() {
+			v.V6 = ip
+		}
+	}
+	return v, v.V4.IsValid() || v.V6.IsValid()
+}
+
+// ensure allocates for the hosts that have none, and remembers them. The state file is read and written under a lock,
+// so that two processes never give one address to two hosts.
+func (a *allocator) ensure(hosts []string, stated map[netip.Addr]bool) []config.Issue {
+	missing := slices.DeleteFunc(slices.Clone(hosts), func(h string) bool { _, has := a.hosts[h]; return has })
+	if len(missing) == 0 {
+		return a.faultIssue()
+	}
+	release := func() {}
+	if a.path != "" && a.fault == "" {
+		var err error
+		if release, err = lock(a.path + ".lock"); err == nil {
+			err = a.merge()
+		}
+		a.note(err)
+	}
+	defer release()
+	fresh := false
+	for _, h := range missing {
+		if _, has := a.hosts[h]; !has && len(a.hosts) < maxRemembered {
+			a.hosts[h] = a.allocate(h, stated)
+			fresh = true
+		}
+	}
+	if fresh && a.path != "" && a.fault == "" {
+		a.note(a.write())
+	}
+	return a.faultIssue()
+}
+
+func (a *allocator) note(err error) {
+	if err != nil && a.fault == "" {
+		a.fault = err.Error()
+	}
+}
+
+func (a *allocator) faultIssue() []config.Issue {
+	if a.fault == "" {
+		return nil
+	}
+	return []config.Issue{{Severity: config.Warning, Code: config.CodeStateFile, Origin: config.Origin{File: a.path},
+		Message: "allocated addresses are not remembered and may differ after a restart: " + a.fault}}
+}
+
+// allocate picks by the host's hash, then the next that is free. The last byte is never 0 or 255: some software takes
+// such addresses for a network's.
+func (a *allocator) allocate(host string, stated map[netip.Addr]bool) (v config.VIPs) {
+	h := fnv.New64a()
+	h.Write([]byte(host))
+	sum := h.Sum64()
+	free := func(ip netip.Addr, last byte) bool { return last != 0 && last != 255 && !a.taken[ip] && !stated[ip] }
+	for i := uint64(0); i < 1<<16 && !a.full4; i++ {
+		n := uint16(sum>>32 + i)
+		b := prefix4.Addr().As4()
+		binary.BigEndian.PutUint16(b[2:], n)
+		if ip := netip.AddrFrom4(b); free(ip, b[3]) {
+			v.V4 = ip
+			a.taken[ip] = true
+			break
+		}
+	}
+	a.full4 = !v.V4.IsValid()
+	for i := range uint64(1 << 16) {
+		b := prefix6.Addr().As16()
+		binary.BigEndian.PutUint64(b[8:], sum+i)
+		if ip := netip.AddrFrom16(b); free(ip, b[15]) {
+			v.V6 = ip
+			a.taken[ip] = true
+			break
+		}
+	}
+	return v
+}
+
+// stateFile is the form of the state file.
+type stateFile struct {
+	Version   int                     `json:"version"`
+	Addresses map[string][]netip.Addr `json:"addresses"`
+}
+
+// merge takes over what the state file says of hosts that have no address yet. Addresses outside the ranges, or of
+// another host, are left out: the file may have been edited.
+func (a *allocator) merge() error {
+	info, err := os.Stat(a.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Size() > maxStateFile {
+		return fmt.Errorf("it has %d bytes, at most %d are read", info.Size(), maxStateFile)
+	}
+	b, err := os.ReadFile(a.path)
+	if err != nil {
+		return err
+	}
+	var s stateFile
+	if err := json.Unmarshal(b, &s); err != nil {
+		return fmt.Errorf("not a state file: %w", err)
+	}
+	for _, host := range slices.Sorted(maps.Keys(s.Addresses)) {
+		if _, has := a.hosts[host]; has || len(a.hosts) >= maxRemembered {
+			continue
+		}
+		var v config.VIPs
+		for _, ip := range s.Addresses[host] {
+			switch {
+			case a.taken[ip]:
+			case prefix4.Contains(ip) && !v.V4.IsValid():
+				v.V4 = ip
+			case prefix6.Contains(ip) && !v.V6.IsValid():
+				v.V6 = ip
+			}
+		}
+		if v.V4.IsValid() && v.V6.IsValid() {
+			a.hosts[host] = v
+			a.taken[v.V4], a.taken[v.V6] = true, true
+		}
+	}
+	return nil
+}
+
+// write replaces the state file in one step.
+func (a *allocator) write() error {
+	s := stateFile{Version: 1, Addresses: map[string][]netip.Addr{}}
+	for host, v := range a.hosts {
+		for _, ip := range []netip.Addr{v.V4, v.V6} {
+			if ip.IsValid() {
+				s.Addresses[host] = append(s.Addresses[host], ip)
+			}
+		}
+	}
+	b, err := json.MarshalIndent(s, "", " ")
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(a.path), ".addresses-*")
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(append(b, '\n'))
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), a.path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp.Name())
+	}
+	return err
+}
+
+// lockWait is how long another process may hold the state file before this one goes on without it.
+const lockWait = 500 * time.Millisecond
+
+// lock takes an advisory lock on a file beside the state file and makes their folder. The lock ends with the process.
+func lock(path string) (release func(), err error) {
+	none := func() {}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return none, err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return none, err
+	}
+	for deadline := time.Now().Add(lockWait); ; time.Sleep(5 * time.Millisecond) {
+		err := tryLock(f)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if time.Now().After(deadline) {
+			_ = f.Close()
+			return none, fmt.Errorf("%s: held by another process: %w", path, err)
+		}
+	}
+}

@@ -1,0 +1,285 @@
+package pipeline
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"time"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/config/decode"
+	"detour.dev/detour/internal/config/source"
+	"detour.dev/detour/internal/config/validate"
+)
+
+// store holds, for each file, what it says now and what of it is served. Time comes from its caller.
+type store struct {
+	files   map[string]*file
+	order   []string // names of all files, in path order; those that are gone stay until they are settled
+	issues  []config.Issue
+	changed bool
+}
+
+// file is one file: its present contents, judged, and the objects that are served of it.
+type file struct {
+	judged judgement
+	data   []byte
+	since  time.Time // when data came
+	whole  bool
+	gone   bool // not in the source any more
+	// settled: all of judged is in force.
+	settled bool
+
+	served  []*config.Object // in document order
+	refused []config.Refusal // of the last settled contents
+	issues  []config.Issue   // of the last settled contents
+}
+
+// judgement is what decode and validate make of one file's contents.
+type judgement struct {
+	objects []*config.Object // good
+	bad     map[config.Key]bool
+	refused []config.Refusal
+	issues  []config.Issue
+	parsed  bool
+}
+
+func newStore() *store { return &store{files: map[string]*file{}} }
+
+// judge decodes and validates one file.
+func judge(name string, data []byte) judgement {
+	r := decode.Read(name, data)
+	j := judgement{bad: map[config.Key]bool{}, issues: r.Issues, parsed: r.Parsed, refused: r.Refused}
+	for _, o := range r.Objects {
+		v := validate.Object(o)
+		j.issues = append(j.issues, v.Issues...)
+		switch {
+		case v.Rejected:
+			j.refused = append(j.refused, refusal(o, v.Issues))
+		case !v.Ignored:
+			j.objects = append(j.objects, o)
+		}
+	}
+	for _, r := range j.refused {
+		j.bad[r.Key] = true
+	}
+	return j
+}
+
+func refusal(o *config.Object, issues []config.Issue) config.Refusal {
+	return config.Refusal{Key: o.Key, Hosts: hostsOf(o), Issue: errorsOf(issues)[0]}
+}
+
+// hostsOf gives the hosts an object is about, in lower case.
+func hostsOf(o *config.Object) []string {
+	var hosts []string
+	switch s := o.Spec.(type) {
+	case *networking.ServiceEntry:
+		hosts = slices.Clone(s.Hosts)
+	case *networking.DestinationRule:
+		hosts = []string{s.Host}
+	case *networking.VirtualService:
+		hosts = slices.Clone(s.Hosts)
+	}
+	for i, h := range hosts {
+		hosts[i] = strings.ToLower(h)
+	}
+	return hosts
+}
+
+// update takes the full set of a source's files.
+func (s *store) update(u source.Update, now time.Time) {
+	if !slices.Equal(s.issues, u.Issues) {
+		s.issues, s.changed = u.Issues, true
+	}
+	here := map[string]bool{}
+	var order []string
+	for _, in := range u.Files {
+		here[in.Name] = true
+		order = append(order, in.Name)
+		f := s.files[in.Name]
+		if f != nil && !f.gone && bytes.Equal(f.data, in.Data) {
+			continue
+		}
+		if f == nil {
+			f = &file{}
+			s.files[in.Name] = f
+		}
+		f.data, f.whole, f.since, f.gone, f.settled = in.Data, in.Whole, now, false, false
+		f.judged = judge(in.Name, in.Data)
+	}
+	for _, name := range s.order { // files that are gone keep their place for as long as they serve
+		f := s.files[name]
+		if f == nil || here[name] {
+			continue
+		}
+		if !f.gone {
+			f.data, f.whole, f.since, f.gone, f.settled = nil, false, now, true, false
+			f.judged = judgement{parsed: true}
+		}
+		order = append(order, name)
+	}
+	s.order = order
+}
+
+// advance brings into force what may be by now, everything if all is set, and tells whether anything changed since the
+// last call.
+func (s *store) advance(now time.Time, all bool) bool {
+	var due []*file
+	for _, name := range s.order {
+		f := s.files[name]
+		if f.settled {
+			continue
+		}
+		if all || f.whole || now.Sub(f.since) >= StandStill {
+			due = append(due, f)
+		} else if f.keepWhatStays() {
+			s.changed = true
+		}
+	}
+	for _, f := range due {
+		f.settled = true
+	}
+	for _, f := range due {
+		f.settle(s.comes, now)
+		s.changed = true
+	}
+	s.order = slices.DeleteFunc(s.order, func(name string) bool {
+		f := s.files[name]
+		if f.gone && f.settled && len(f.served) == 0 {
+			delete(s.files, name)
+			return true
+		}
+		return false
+	})
+	changed := s.changed
+	s.changed = false
+	return changed
+}
+
+// nextDeadline gives the time at which the next file has stood still.
+func (s *store) nextDeadline() (next time.Time, ok bool) {
+	for _, f := range s.files {
+		if t := f.since.Add(StandStill); !f.settled && (!ok || t.Before(next)) {
+			next, ok = t, true
+		}
+	}
+	return next, ok
+}
+
+// comes tells whether a file that has not settled yet holds a good object with that key: an object that moves from one
+// file to another must not be missing in between.
+func (s *store) comes(k config.Key) bool {
+	for _, f := range s.files {
+		if !f.settled && slices.ContainsFunc(f.judged.objects, func(o *config.Object) bool { return o.Key == k }) {
+			return true
+		}
+	}
+	return false
+}
+
+// keepWhatStays brings into force, of contents that have not stood still, what takes nothing away. A last line without
+// its end is being written: nothing of such contents is taken.
+func (f *file) keepWhatStays() (changed bool) {
+	if f.gone || !bytes.HasSuffix(f.data, []byte("\n")) {
+		return false
+	}
+	for i, old := range f.served {
+		n := f.judged.find(old.Key)
+		if n != nil && n != old && covers(n, old) {
+			f.served[i] = n
+			changed = true
+		}
+	}
+	return changed
+}
+
+func (j *judgement) find(k config.Key) *config.Object {
+	for _, o := range j.objects {
+		if o.Key == k {
+			return o
+		}
+	}
+	return nil
+}
+
+// settle brings all of the file's contents into force: its good objects, and of those that are bad, that can't be told
+// because the file does not parse, or that come in another file, the last good version.
+func (f *file) settle(comes func(config.Key) bool, now time.Time) {
+	objects := slices.Clone(f.judged.objects)
+	here := map[config.Key]bool{}
+	for _, o := range objects {
+		here[o.Key] = true
+	}
+	kept := map[config.Key]bool{}
+	for _, old := range f.served {
+		moving := !here[old.Key] && comes(old.Key)
+		if !here[old.Key] && !kept[old.Key] && (f.judged.bad[old.Key] || !f.judged.parsed || moving) {
+			objects = append(objects, old)
+			kept[old.Key] = true
+			if moving && !f.judged.bad[old.Key] && f.judged.parsed {
+				f.settled, f.since = false, now // look again when the other file may have settled
+			}
+		}
+	}
+	f.served, f.issues, f.refused = objects, f.judged.issues, f.judged.refused
+}
+
+// result is what is served of all files together.
+type result struct {
+	objects []*config.Object
+	refused []config.Refusal
+	issues  []config.Issue
+}
+
+// serves tells whether an object of the refused one's kind serves one of its hosts: the last good version of an object
+// whose name got lost.
+func (r *result) serves(refused config.Refusal) bool {
+	return slices.ContainsFunc(r.objects, func(o *config.Object) bool {
+		return o.Kind == refused.Key.Kind && slices.ContainsFunc(hostsOf(o), func(h string) bool { return slices.Contains(refused.Hosts, h) })
+	})
+}
+
+// result merges the files: of objects with the same key the first in path and document order serves.
+func (s *store) result() result {
+	r := result{issues: slices.Clone(s.issues)}
+	type place struct {
+		o *config.Object
+		f *file
+	}
+	first := map[config.Key]place{}
+	for _, name := range s.order {
+		f := s.files[name]
+		r.issues = append(r.issues, f.issues...)
+		for _, o := range f.served {
+			p, taken := first[o.Key]
+			if !taken {
+				first[o.Key] = place{o, f}
+				r.objects = append(r.objects, o)
+				continue
+			}
+			if p.f.settled && f.settled { // else it may be on its way from one to the other
+				r.issues = append(r.issues, config.Errorf(o, config.CodeDuplicate, "", "stands a second time; the one at %s serves, remove one of them", p.o.Origin))
+			}
+		}
+	}
+	for _, name := range s.order {
+		for _, refused := range s.files[name].refused {
+			if _, serves := first[refused.Key]; !serves && !(refused.Key.Name == "" && r.serves(refused)) {
+				r.refused = append(r.refused, refused)
+			}
+		}
+	}
+	slices.SortStableFunc(r.refused, func(a, b config.Refusal) int {
+		switch {
+		case a.Key.Less(b.Key):
+			return -1
+		case b.Key.Less(a.Key):
+			return 1
+		}
+		return 0
+	})
+	return r
+}

@@ -1,0 +1,228 @@
+// Package dir watches files and directories for configuration. It notices writes in place, renames, symbolic links
+// that are swapped (a ConfigMap's ..data), files that appear and vanish; where the kernel's notification does not
+// work it polls. It reads; what the contents mean is not its business.
+package dir
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/config/decode"
+	"detour.dev/detour/internal/config/source"
+)
+
+// Stdin is the path that stands for standard input, read once.
+const Stdin = "-"
+
+// Options say how to watch.
+type Options struct {
+	Stdin io.Reader // for the path "-"; nil refuses it
+	// Poll never asks the kernel for notification.
+	Poll bool
+}
+
+// Dir is a source.Source over paths: files, directories (their *.yaml, *.yml and *.json, neither hidden files nor
+// subfolders) and "-". It is not safe for concurrent use.
+type Dir struct {
+	paths []string
+	opt   Options
+	stdin []byte
+	files map[string]*state // by path
+	// renamed are paths into which the kernel says a file was renamed since the last scan.
+	renamed map[string]bool
+}
+
+// state is what is known of one file since its last reading.
+type state struct {
+	info  fs.FileInfo // of the target, where path is a symbolic link
+	real  string      // the target's path where path is a symbolic link, else ""
+	data  []byte
+	whole bool
+}
+
+// New makes a source over the paths.
+func New(paths []string, opt Options) *Dir {
+	return &Dir{paths: paths, opt: opt, files: map[string]*state{}, renamed: map[string]bool{}}
+}
+
+// Load implements source.Source.
+func (d *Dir) Load() source.Update {
+	var issues []config.Issue
+	if slices.Contains(d.paths, Stdin) {
+		if err := d.readStdin(); err != nil {
+			issues = append(issues, unreadable("<stdin>", err))
+		}
+	}
+	u, _ := d.scan(time.Now())
+	u.Issues = append(issues, u.Issues...)
+	return u
+}
+
+func (d *Dir) readStdin() error {
+	if d.opt.Stdin == nil {
+		return errors.New("standard input is not available here; name a file or a directory")
+	}
+	b, err := io.ReadAll(io.LimitReader(d.opt.Stdin, decode.MaxFileSize+1))
+	d.stdin = b
+	return err
+}
+
+// scan reads what changed and gives the full set; changed is false where it equals the set before.
+func (d *Dir) scan(now time.Time) (u source.Update, changed bool) {
+	seen := map[string]bool{}
+	absolute := map[string]bool{}
+	for _, p := range d.paths {
+		if p == Stdin {
+			u.Files = append(u.Files, source.File{Name: "<stdin>", Data: d.stdin, Whole: true})
+			continue
+		}
+		for _, path := range d.list(p, &u) {
+			abs, err := filepath.Abs(path)
+			if err != nil || absolute[abs] {
+				continue
+			}
+			absolute[abs] = true
+			fileChanged, err := d.read(path, now)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				u.Issues = append(u.Issues, unreadable(path, err))
+			}
+			st := d.files[path]
+			if st == nil || st.info == nil {
+				continue
+			}
+			seen[path] = true
+			changed = changed || fileChanged
+			u.Files = append(u.Files, source.File{Name: path, Data: st.data, Whole: st.whole})
+		}
+	}
+	for path := range d.files {
+		if !seen[path] {
+			delete(d.files, path)
+			changed = true
+		}
+	}
+	clear(d.renamed)
+	return u, changed
+}
+
+// list gives the files that a path of the user's stands for. A directory that can't be read keeps the files it had.
+func (d *Dir) list(p string, u *source.Update) []string {
+	info, err := os.Stat(p)
+	if err == nil && !info.IsDir() {
+		return []string{p}
+	}
+	var out []string
+	var entries []fs.DirEntry
+	if err == nil {
+		entries, err = os.ReadDir(p)
+	}
+	if err != nil {
+		for path := range d.files {
+			if path == p || filepath.Dir(path) == filepath.Clean(p) {
+				out = append(out, path)
+			}
+		}
+		slices.Sort(out)
+		if !slices.Contains(out, p) { // a file that is gone is no error, a directory is
+			u.Issues = append(u.Issues, unreadable(p, err))
+		}
+		return out
+	}
+	for _, e := range entries {
+		if name := e.Name(); isConfig(name) && !e.IsDir() {
+			out = append(out, filepath.Join(p, name))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func isConfig(name string) bool {
+	switch filepath.Ext(name) {
+	case ".yaml", ".yml", ".json":
+		return !strings.HasPrefix(name, ".")
+	}
+	return false
+}
+
+// racy is how old a modification must be before an equal time and size are believed to mean equal contents: file
+// systems count time in steps.
+const racy = time.Second
+
+// read brings the state of one file up to date and tells whether its contents are others than before.
+func (d *Dir) read(path string, now time.Time) (changed bool, err error) {
+	link, err := os.Lstat(path)
+	if err != nil {
+		return false, err
+	}
+	info, real := link, ""
+	if link.Mode()&fs.ModeSymlink != 0 {
+		if real, err = filepath.EvalSymlinks(path); err != nil {
+			return false, d.dangling(path, err)
+		}
+		if info, err = os.Stat(real); err != nil {
+			return false, d.dangling(path, err)
+		}
+	}
+	if !info.Mode().IsRegular() {
+		return false, fmt.Errorf("is no regular file")
+	}
+	old := d.files[path]
+	if old != nil && old.real == real && os.SameFile(old.info, info) && old.info.Size() == info.Size() && old.info.Mode() == info.Mode() &&
+		old.info.ModTime().Equal(info.ModTime()) && now.Sub(info.ModTime()) > racy {
+		return false, nil
+	}
+	data, err := readFile(path)
+	if err != nil {
+		return false, err
+	}
+	st := &state{info: info, real: real, data: data}
+	if old != nil && bytes.Equal(old.data, data) {
+		st.data, st.whole = old.data, old.whole
+		d.files[path] = st
+		return false, nil
+	}
+	swapped := old != nil && old.real != real
+	replaced := old == nil || !os.SameFile(old.info, info)
+	st.whole = swapped || replaced && (d.renamed[filepath.Clean(path)] || movedSinceWritten(info))
+	d.files[path] = st
+	return true, nil
+}
+
+// dangling makes a symbolic link without a target an error as long as there is something to keep.
+func (d *Dir) dangling(path string, err error) error {
+	if d.files[path] == nil {
+		return err
+	}
+	return fmt.Errorf("is a symbolic link to nothing (%v)", err)
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, decode.MaxFileSize+1))
+}
+
+func unreadable(path string, err error) config.Issue {
+	msg := err.Error()
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		msg = pe.Err.Error()
+	}
+	return config.Issue{Severity: config.Error, Code: config.CodeUnreadable, Origin: config.Origin{File: path}, Message: "can't be read: " + msg}
+}
