@@ -216,6 +216,7 @@ func TestServerInfo(t *testing.T) {
 			t.Errorf("no command_line_options.%s, which Envoy has", k)
 		}
 	}
+	mustContain(t, body, `"minor_number": 1`, `"version": "v0.1.0"`)
 	if got["state"] != "LIVE" {
 		t.Errorf("state %v", got["state"])
 	}

@@ -15,6 +15,7 @@ import (
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -80,7 +81,7 @@ func (h *Handler) node() *corev3.Node {
 		n = proto.Clone(h.opt.Node).(*corev3.Node)
 	}
 	n.UserAgentName = "detour"
-	n.UserAgentVersionType = &corev3.Node_UserAgentVersion{UserAgentVersion: h.opt.Version}
+	n.UserAgentVersionType = buildVersion(h.opt.Version)
 	if n.Metadata == nil {
 		n.Metadata = &structpb.Struct{Fields: map[string]*structpb.Value{}}
 	}
@@ -93,6 +94,16 @@ func (h *Handler) node() *corev3.Node {
 	}
 	n.Metadata.Fields["DETOUR_ARGS"] = structpb.NewListValue(&structpb.ListValue{Values: args})
 	return n
+}
+
+// buildVersion gives a version such as v1.2.3-rc1 as tools for Envoy read it; one that has no numbers is 0.0.0.
+func buildVersion(v string) *corev3.Node_UserAgentBuildVersion {
+	var n typev3.SemanticVersion
+	_, _ = fmt.Sscanf(strings.TrimPrefix(v, "v"), "%d.%d.%d", &n.MajorNumber, &n.MinorNumber, &n.Patch)
+	return &corev3.Node_UserAgentBuildVersion{UserAgentBuildVersion: &corev3.BuildVersion{
+		Version:  &n,
+		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{"version": structpb.NewStringValue(v)}},
+	}}
 }
 
 func (h *Handler) serverInfo(w http.ResponseWriter, _ *http.Request) {

@@ -39,7 +39,10 @@ func (g *group) families(f field, q Query) []*dto.MetricFamily {
 	set := familySet{group: g, byName: map[string]*dto.MetricFamily{}}
 	for i := range g.scopes {
 		s := &g.scopes[i]
-		full := s.prefix + f.name
+		full := f.name
+		if q.Filter != nil {
+			full = s.prefix + f.name
+		}
 		switch m := s.v.FieldByIndex(f.index).Addr().Interface().(type) {
 		case *Counter:
 			if n := m.Value(); q.wants(full, n == 0) {
@@ -60,6 +63,8 @@ func (g *group) families(f field, q Query) []*dto.MetricFamily {
 	return set.sorted()
 }
 
+var promName = strings.NewReplacer(".", "_", "-", "_")
+
 // familySet gathers metrics by family.
 type familySet struct {
 	group  *group
@@ -67,10 +72,10 @@ type familySet struct {
 }
 
 func (set *familySet) add(name string, t dto.MetricType, s *scope, m *dto.Metric, labels ...*dto.LabelPair) {
-	name = set.group.prom + strings.NewReplacer(".", "_", "-", "_").Replace(name)
 	f := set.byName[name]
 	if f == nil {
-		f = &dto.MetricFamily{Name: &name, Type: &t}
+		full := set.group.prom + promName.Replace(name)
+		f = &dto.MetricFamily{Name: &full, Type: &t, Metric: make([]*dto.Metric, 0, len(set.group.scopes))}
 		set.byName[name] = f
 	}
 	m.Label = labels

@@ -102,6 +102,20 @@ type jsonHistogram struct {
 	Values []jsonQuantile `json:"values"`
 }
 
+// writeQuoted writes a JSON string; nearly all names need no escapes.
+func writeQuoted(b *bufio.Writer, name []byte) {
+	for _, c := range name {
+		if c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			quoted, _ := json.Marshal(string(name)) // a string can't fail
+			b.Write(quoted)
+			return
+		}
+	}
+	b.WriteByte('"')
+	b.Write(name)
+	b.WriteByte('"')
+}
+
 // WriteJSON writes Envoy's JSON form: {"stats": [{"name", "value"}, …, {"histograms": {…}}]}.
 func (r *Registry) WriteJSON(w io.Writer, q Query) error {
 	b := bufio.NewWriter(w)
@@ -109,10 +123,9 @@ func (r *Registry) WriteJSON(w io.Writer, q Query) error {
 	sep := ""
 	var num []byte
 	r.eachNumber(q, func(name []byte, value uint64) {
-		quoted, _ := json.Marshal(string(name)) // a string can't fail
 		b.WriteString(sep)
 		b.WriteString(`{"name":`)
-		b.Write(quoted)
+		writeQuoted(b, name)
 		b.WriteString(`,"value":`)
 		num = strconv.AppendUint(num[:0], value, 10)
 		b.Write(num)
