@@ -1,0 +1,262 @@
+package dataplane
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"detour.dev/detour/internal/dataplane/codec/http1"
+	"detour.dev/detour/internal/dataplane/event"
+	"detour.dev/detour/internal/dataplane/lb"
+	"detour.dev/detour/internal/dataplane/listener"
+	"detour.dev/detour/internal/dataplane/networkfilter/hcm"
+	"detour.dev/detour/internal/dataplane/networkfilter/tcpproxy"
+	"detour.dev/detour/internal/dataplane/proxyerr"
+	"detour.dev/detour/internal/dataplane/route"
+	"detour.dev/detour/internal/dataplane/streaminfo"
+)
+
+// lookupTimeout bounds the lookup of a name that nothing declares.
+const lookupTimeout = 10 * time.Second
+
+// httpEnv is what one HTTP connection needs of its worker.
+type httpEnv struct {
+	w      *worker
+	in     *inbound
+	entry  httpEntry
+	closed bool
+}
+
+func (st *state) table(ch *listener.Chain) *route.Table {
+	if ch == nil {
+		return nil
+	}
+	return st.tables[ch.Routes]
+}
+
+// Decide implements hcm.Env.
+func (e *httpEnv) Decide(c *hcm.Conn, req *http1.Head) hcm.Decision {
+	st := e.w.p.state.Load()
+	authority, port := req.Authority, e.entry.port
+	var t *route.Table
+	if e.entry.proxy {
+		if http1.EqualFold(req.Scheme, "https") {
+			return refusal(proxyerr.Reply{Status: 501, Body: "https:// needs CONNECT"})
+		}
+		port = route.Port(authority, port)
+		var num [5]byte
+		t = st.tables[string(strconv.AppendUint(num[:0], uint64(port), 10))]
+	} else {
+		t = st.tables[e.entry.routes]
+	}
+	if len(authority) == 0 {
+		if e.entry.proxy {
+			return refusal(proxyerr.Reply{Status: 400, Body: "Host missing"})
+		}
+		authority = []byte(e.in.dst.String())
+	}
+	var rt *route.Route
+	if t != nil {
+		rt = t.Match(authority, req.Path)
+	}
+	if rt == nil && t != nil && !e.entry.proxy {
+		return noRoute()
+	}
+	if rt == nil || rt.CatchAll {
+		return e.undeclared(rt, string(authority), port)
+	}
+	return e.toCluster(rt)
+}
+
+func (e *httpEnv) toCluster(rt *route.Route) hcm.Decision {
+	if rt.Direct != nil {
+		return hcm.Decision{Route: rt}
+	}
+	c := e.w.p.Clusters.Get(rt.Cluster)
+	if c == nil {
+		return hcm.Decision{Err: &proxyerr.Error{Flags: streaminfo.NoClusterFound, Source: proxyerr.Config}}
+	}
+	return hcm.Decision{Route: rt, Cluster: c, Pick: lb.PickInfo{OriginalDst: e.in.dst}}
+}
+
+func refusal(r proxyerr.Reply) hcm.Decision {
+	return hcm.Decision{Err: &proxyerr.Error{Source: proxyerr.Downstream, Reply: &r}}
+}
+
+func noRoute() hcm.Decision {
+	return hcm.Decision{Err: &proxyerr.Error{Flags: streaminfo.NoRouteFound, Source: proxyerr.Config}}
+}
+
+// passthroughRoute serves undeclared hosts: as they are, without a policy of anybody's.
+var passthroughRoute = &route.Route{Name: "passthrough", Cluster: passthroughCluster, CatchAll: true}
+
+// undeclared decides about a Host that nothing declares.
+func (e *httpEnv) undeclared(rt *route.Route, authority string, port uint16) hcm.Decision {
+	p := e.w.p
+	if p.RegistryOnly || e.entry.proxy && p.ProxyDeclaredOnly {
+		if rt != nil && rt.Direct != nil {
+			return hcm.Decision{Route: rt}
+		}
+		return refusal(proxyerr.Reply{Status: 502})
+	}
+	if !e.entry.proxy {
+		if isAllocated(e.in.dst.Addr()) || !e.in.dst.Addr().IsValid() {
+			return noRoute()
+		}
+		if rt == nil {
+			rt = passthroughRoute
+		}
+		return e.toCluster(rt)
+	}
+	d := e.toCluster(passthroughRoute)
+	d.Lookup, d.Port = hostname(authority), port
+	return d
+}
+
+// hostname cuts the port and an IPv6 address's brackets off an authority.
+func hostname(authority string) string {
+	if h, _, err := net.SplitHostPort(authority); err == nil {
+		return h
+	}
+	return trimBrackets(authority)
+}
+
+// Lookup implements hcm.Env.
+func (e *httpEnv) Lookup(name string, port uint16, fn func([]netip.AddrPort)) {
+	e.w.lookup(name, port, fn)
+}
+
+func (w *worker) lookup(name string, port uint16, fn func([]netip.AddrPort)) {
+	if a, err := netip.ParseAddr(name); err == nil {
+		fn([]netip.AddrPort{netip.AddrPortFrom(a.Unmap(), port)})
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+		defer cancel()
+		addrs, err := w.p.Resolve(ctx, name)
+		if err != nil {
+			w.p.Log.Debug("lookup failed", "name", name, "error", err)
+		}
+		out := make([]netip.AddrPort, len(addrs))
+		for i, a := range addrs {
+			out[i] = netip.AddrPortFrom(a, port)
+		}
+		w.d.Post(func() { fn(out) })
+	}()
+}
+
+// Connect implements hcm.Env: what is behind the CONNECT is treated as if the client had connected to the target itself.
+func (e *httpEnv) Connect(c *hcm.Conn, s event.Stream, authority string, early []byte) *proxyerr.Error {
+	host, portText, err := net.SplitHostPort(authority)
+	port, perr := strconv.ParseUint(portText, 10, 16)
+	if err != nil || perr != nil {
+		return refusal(proxyerr.Reply{Status: 400, Body: "CONNECT needs HOST:PORT"}).Err
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	w, p := e.w, e.w.p
+	in := &inbound{s: s, remote: e.in.remote, local: e.in.local, early: early}
+	st := p.state.Load()
+	if l := st.byName(host, uint16(port), in); l != nil {
+		return w.connectDeclared(in, l)
+	}
+	if p.RegistryOnly || p.ProxyDeclaredOnly {
+		return refusal(proxyerr.Reply{Status: 502}).Err
+	}
+	s.SetHandler(idleHandler{})
+	w.lookup(host, uint16(port), func(addrs []netip.AddrPort) { w.connectUndeclared(in, addrs) })
+	return nil
+}
+
+// byName finds the listener that serves a declared host on a port, and fills in where the connection counts as going. nil
+// if nothing declares it.
+func (st *state) byName(host string, port uint16, in *inbound) *listener.Config {
+	addrs := st.names[host]
+	if a, err := netip.ParseAddr(host); err == nil && st.declared[a] {
+		addrs = []netip.Addr{a}
+	}
+	for _, a := range addrs {
+		dst := netip.AddrPortFrom(a, port)
+		if l, exact := st.listeners.Find(dst); l != nil && (exact || st.serves(l, host, dst)) {
+			in.dst, in.name = dst, host
+			return l
+		}
+	}
+	return nil
+}
+
+// serves says whether a listener for all addresses of a port has the host.
+func (st *state) serves(l *listener.Config, host string, dst netip.AddrPort) bool {
+	if l.Names(host) {
+		return true
+	}
+	ch := l.Chain(listener.Facts{Dst: dst})
+	t := st.table(ch)
+	return t != nil && t.Declared([]byte(host))
+}
+
+func (w *worker) connectDeclared(in *inbound, l *listener.Config) *proxyerr.Error {
+	if ch := l.Chain(listener.Facts{Dst: in.dst, ServerName: in.name}); ch != nil && ch.Cluster != "" && !l.TLS && ch.Cluster != passthroughCluster {
+		c := w.p.Clusters.Get(ch.Cluster)
+		if c == nil {
+			return &proxyerr.Error{Flags: streaminfo.NoClusterFound, Source: proxyerr.Config}
+		}
+		w.proxyTCP(in, tcpproxy.Options{Cluster: c, Stats: w.tcp(ch.StatPrefix), Idle: ch.Idle, Greeting: hcm.ConnectReply,
+			Refusal: connectRefusal})
+		return nil
+	}
+	// HTTP or TLS inside: who serves it is known from what the client sends, which it does after this.
+	if _, err := in.s.Write([]byte(hcm.ConnectReply)); err != nil {
+		in.s.Abort()
+		return nil
+	}
+	w.dispatch(in)
+	return nil
+}
+
+const connectRefusal = "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+func (w *worker) connectUndeclared(in *inbound, addrs []netip.AddrPort) {
+	c := w.p.Clusters.Get(passthroughCluster)
+	if len(addrs) == 0 || c == nil || isAllocated(addrs[0].Addr()) {
+		_, _ = in.s.Write([]byte(connectRefusal))
+		in.s.Close()
+		return
+	}
+	in.dst = addrs[0]
+	w.p.Stats.Detour().PassthroughCx.Inc()
+	w.proxyTCP(in, tcpproxy.Options{Cluster: c, Pick: lb.PickInfo{OriginalDst: in.dst}, Stats: w.tcp(passthroughCluster), Once: true,
+		Greeting: hcm.ConnectReply, Refusal: connectRefusal})
+}
+
+// Log implements hcm.Env.
+func (e *httpEnv) Log(info *streaminfo.Info, h *http1.Head) {
+	if e.w.p.AccessLog == nil {
+		return
+	}
+	for i := range h.Fields {
+		f := &h.Fields[i]
+		switch {
+		case http1.EqualFold(f.Name, "user-agent"):
+			info.UserAgent = f.Value
+		case http1.EqualFold(f.Name, "x-forwarded-for"):
+			info.ForwardedFor = f.Value
+		case http1.EqualFold(f.Name, "x-request-id"):
+			info.RequestID = f.Value
+		}
+	}
+	e.w.p.AccessLog(info)
+}
+
+// Closed implements hcm.Env.
+func (e *httpEnv) Closed(c *hcm.Conn) {
+	e.closed = true
+	delete(e.w.conns, c)
+	e.w.open.Add(-1)
+}
+
+// Draining implements hcm.Env.
+func (e *httpEnv) Draining() bool { return e.w.p.draining.Load() }

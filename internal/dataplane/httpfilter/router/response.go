@@ -1,0 +1,288 @@
+package router
+
+import (
+	"io"
+
+	"detour.dev/detour/internal/dataplane/codec/http1"
+	"detour.dev/detour/internal/dataplane/event"
+	"detour.dev/detour/internal/dataplane/lb"
+	"detour.dev/detour/internal/dataplane/proxyerr"
+	sf "detour.dev/detour/internal/dataplane/streaminfo"
+	"detour.dev/detour/internal/dataplane/upstream"
+)
+
+// readHead parses heads until the final one.
+func (r *Router) readHead() {
+	for {
+		win := &r.conn.In
+		n, err := http1.ParseResponse(win.B[win.Base:win.Fill], r.s.Request().Asked(), &r.resp)
+		if err != nil {
+			r.protocolError(err)
+			return
+		}
+		if n == 0 {
+			return
+		}
+		win.Head = win.Base + n
+		win.Valid, win.Sent = win.Head, win.Base
+		if r.resp.Status >= 200 || r.resp.Status == 101 {
+			r.finalHead()
+			return
+		}
+		if !r.interim() {
+			return
+		}
+	}
+}
+
+// interim passes a 1xx head on. It is dropped towards HTTP/1.0, which has none (RFC 9110 §15.2), and where the client
+// does not take it at once: it is only a hint, but 100, which is small and comes first.
+func (r *Router) interim() bool {
+	win := &r.conn.In
+	if r.s.Request().Minor == 1 {
+		r.out = http1.AppendResponse(r.out[:0], &r.resp, http1.ResponseRewrite{Minor: 1})
+		n, err := r.s.Send(r.out, nil)
+		r.out = r.out[:0]
+		if err != nil && err != event.ErrAgain || n > 0 && n < cap(r.out) && n < len(r.resp.Raw) {
+			r.clientGone()
+			return false
+		}
+	}
+	win.Base, win.Sent, win.Head = win.Head, win.Head, 0
+	r.resp.Reset()
+	return true
+}
+
+func (r *Router) protocolError(err error) {
+	r.cluster.Stats().UpstreamCxProtocolError.Inc()
+	r.conn.Abort()
+	r.failed(&proxyerr.Error{Flags: sf.UpstreamProtocolError, Kind: lb.ProtocolError, Detail: "protocol error", Cause: err})
+}
+
+// finalHead judges the answer and begins to hand it on, or sends the request elsewhere.
+func (r *Router) finalHead() {
+	if r.resp.Status >= 500 && r.retryStatus() {
+		return
+	}
+	r.startResponse()
+}
+
+func (r *Router) startResponse() {
+	now := r.now()
+	r.timer.Stop()
+	r.phase = responding
+	st, info := r.cluster.Stats(), r.s.Info()
+	st.UpstreamRq.Inc(r.resp.Status)
+	info.UpstreamServiceTime = now.Sub(r.sentAt)
+	info.Code = r.resp.Status
+	info.CodeDetails = "via_upstream"
+	if r.resp.Status >= 500 {
+		// The verdict must not wait for the end of the body.
+		r.res.Done(lb.Outcome{Now: now, Kind: lb.Response, Status: r.resp.Status})
+	}
+	win := &r.conn.In
+	rw := http1.ResponseRewrite{Minor: r.s.Request().Minor}
+	r.s.Responded(&r.resp)
+	framing, _ := rw.Downstream(&r.resp)
+	r.dechunk = r.resp.Framing == http1.Chunked && framing != http1.Chunked
+	r.respBody.Start(r.resp.Framing, r.resp.Length)
+	if r.resp.Tunnel {
+		r.tunnel()
+		return
+	}
+	if r.resp.Clean && rw.Minor == 1 {
+		win.Sent = win.Base
+	} else {
+		r.out = http1.AppendResponse(r.out[:0], &r.resp, rw)
+		win.Sent = win.Head
+	}
+	r.forward()
+}
+
+// forward checks what arrived of the body and sends it on.
+func (r *Router) forward() {
+	c := r.conn
+	win := &c.In
+	for {
+		if err := r.check(); err != nil {
+			r.protocolError(err)
+			return
+		}
+		if !r.flush() || r.conn != c {
+			return
+		}
+		if r.respDone {
+			r.maybeFinish()
+			return
+		}
+		if win.Valid == win.Fill || !r.trailersNext() {
+			return
+		}
+	}
+}
+
+// check moves Valid over what is well-formed.
+func (r *Router) check() error {
+	win := &r.conn.In
+	if r.dechunk {
+		return r.checkDechunking()
+	}
+	n, done, err := r.respBody.Forward(win.Unchecked())
+	win.Valid += n
+	r.respDone = done || r.respBody.Done()
+	return err
+}
+
+// checkDechunking copies payload out of its chunks for a client that knows none.
+func (r *Router) checkDechunking() error {
+	win := &r.conn.In
+	for {
+		kind, n, err := r.respBody.Next(win.Unchecked())
+		if err != nil {
+			return err
+		}
+		if kind == http1.Data {
+			r.out = append(r.out, win.B[win.Valid:win.Valid+n]...)
+		}
+		win.Valid += n
+		win.Sent = win.Valid
+		if kind == http1.Done {
+			r.respDone = true
+			return nil
+		}
+		if kind == http1.Need {
+			return nil
+		}
+	}
+}
+
+// trailersNext replaces a trailer section that has fields to drop. It says whether it found one.
+func (r *Router) trailersNext() bool {
+	win := &r.conn.In
+	kind, n, err := r.respBody.Next(win.Unchecked())
+	if err != nil {
+		r.protocolError(err)
+		return false
+	}
+	if kind != http1.Trailers {
+		return false
+	}
+	r.out = http1.AppendTrailers(r.out[:0], r.respBody.Trailers)
+	r.outSent = 0
+	win.Valid += n
+	win.Sent = win.Valid
+	r.respDone = r.respBody.Done()
+	return true
+}
+
+// flush sends what is pending to the client. It says whether all of it went.
+func (r *Router) flush() bool {
+	win := &r.conn.In
+	for r.outSent < len(r.out) || win.Sent < win.Valid {
+		out := r.out[r.outSent:]
+		n, err := r.s.Send(out, win.Pending())
+		if err == event.ErrAgain {
+			return false
+		}
+		if err != nil {
+			r.clientGone()
+			return false
+		}
+		o := min(n, len(out))
+		r.outSent += o
+		win.Sent += n - o
+	}
+	r.out, r.outSent = r.out[:0], 0
+	return true
+}
+
+// OnWritable says that the client takes bytes again.
+func (r *Router) OnWritable() {
+	if r.phase != responding || r.conn == nil {
+		return
+	}
+	c := r.conn
+	if !r.flush() || r.conn != c {
+		return
+	}
+	if r.respDone {
+		r.maybeFinish()
+		return
+	}
+	r.forward()
+	if r.conn == c {
+		r.read()
+	}
+}
+
+// maybeFinish ends the request once the response is out. A request that is still being sent by then is cut off: the
+// endpoint has answered without wanting the rest.
+func (r *Router) maybeFinish() {
+	c := r.conn
+	if r.outSent < len(r.out) || len(c.In.Pending()) > 0 {
+		return
+	}
+	sent := r.s.Complete() && !r.unsent()
+	clean := sent && r.resp.KeepAlive && r.resp.Framing != http1.UntilClose && c.In.Fill == c.In.Valid
+	rw := http1.ResponseRewrite{Minor: r.s.Request().Minor}
+	_, mustClose := rw.Downstream(&r.resp)
+	r.retry.succeeded(r)
+	r.cluster.Stats().UpstreamRqTime.Record(r.now().Sub(r.begun))
+	r.end(lb.Outcome{Now: r.now(), Kind: lb.Response, Status: r.resp.Status}, !clean)
+	r.s.Finish(sent && !mustClose)
+}
+
+// upstreamEnded handles FIN and errors of the upstream connection, from reading or writing.
+func (r *Router) upstreamEnded(err error) {
+	c := r.conn
+	if r.phase == responding {
+		if err == io.EOF && r.respBody.EOF() == nil {
+			r.respDone = true
+			if r.flush() && r.conn == c {
+				r.maybeFinish()
+			}
+			return
+		}
+		r.cluster.Stats().UpstreamRqRxReset.Inc()
+		r.fail(&proxyerr.Error{Flags: sf.UpstreamConnectionTermination, Kind: lb.Reset,
+			Detail: proxyerr.ConnectionTermination, Cause: err})
+		return
+	}
+	e := &proxyerr.Error{Flags: sf.UpstreamConnectionTermination, Kind: lb.Reset,
+		Detail: proxyerr.ConnectionTermination, Cause: err}
+	e.Unsent = r.nothingArrived(c, err)
+	if e.Unsent && c.Reused() {
+		// An idle connection that the peer closed just then says nothing about the endpoint.
+		e.Kind = lb.Cancelled
+	}
+	r.failed(e)
+}
+
+// nothingArrived says whether it is proved that nothing of the request can have been processed: none of it was written,
+// or the peer's FIN came with none of it acknowledged. A reset proves nothing: the request may have been read first.
+func (r *Router) nothingArrived(c *upstream.Conn, err error) bool {
+	if !c.Written() {
+		return true
+	}
+	return err == io.EOF && c.Acked() == upstream.AckNone
+}
+
+func (r *Router) clientGone() {
+	r.s.Info().Flags |= sf.DownstreamConnectionTermination
+	r.s.Fail(&proxyerr.Error{Flags: sf.DownstreamConnectionTermination, Source: proxyerr.Downstream, Kind: lb.Cancelled,
+		Detail: "downstream connection termination"})
+}
+
+// tunnel hands both connections over after 101.
+func (r *Router) tunnel() {
+	c, res := r.conn, r.res
+	rw := http1.ResponseRewrite{Minor: 1}
+	head := http1.AppendResponse(nil, &r.resp, rw)
+	r.timer.Stop()
+	r.limit.Stop()
+	r.conn, r.res, r.phase = nil, lb.Result{}, idle
+	c.In.Sent = c.In.Valid
+	c.In.Valid = c.In.Fill
+	res.Connected(r.now(), true)
+	r.s.Tunnel(c, head, func() { res.Done(lb.Outcome{Now: r.now(), Kind: lb.Cancelled}) })
+}

@@ -1,0 +1,388 @@
+// Package router owns what happens to one request towards its cluster: picking an endpoint, getting a connection, sending,
+// waiting, trying elsewhere, and handing the answer back. It is the last HTTP filter, as Envoy's
+// envoy.filters.http.router.
+//
+// It is a state machine driven by one worker's event loop: every method runs to its end without blocking. What may be
+// sent twice is decided in retry.go; how silence is told from slowness in silence.go.
+package router
+
+import (
+	"time"
+
+	"detour.dev/detour/internal/dataplane/buffer"
+	"detour.dev/detour/internal/dataplane/cluster"
+	"detour.dev/detour/internal/dataplane/codec/http1"
+	"detour.dev/detour/internal/dataplane/event"
+	"detour.dev/detour/internal/dataplane/lb"
+	"detour.dev/detour/internal/dataplane/proxyerr"
+	"detour.dev/detour/internal/dataplane/route"
+	"detour.dev/detour/internal/dataplane/streaminfo"
+	"detour.dev/detour/internal/dataplane/upstream"
+)
+
+// Stream is the request as the router sees it; the connection manager implements it, whatever the codec.
+type Stream interface {
+	Request() *http1.Head
+	// Body is the window in which the request lies: its head at [Base:Head], its body as far as it has come behind it.
+	Body() *buffer.Window
+	// Complete says that the whole body is in the window or has gone through it.
+	Complete() bool
+	// ReadMore says that the window has room again.
+	ReadMore()
+	// Send writes to the client: a head of the proxy's making and bytes as they came. It may take less than all.
+	Send(head, data []byte) (int, error)
+	// Responded is called once, when the final head is about to be sent; then Fail can't answer any more.
+	Responded(h *http1.Head)
+	// Finish says that the whole response was sent. reusable is false where the client can only see its end by the
+	// connection closing.
+	Finish(reusable bool)
+	// Fail ends the request: with an answer of the proxy's own, or by cutting the response short.
+	Fail(err *proxyerr.Error)
+	// Tunnel hands the upstream connection over: from now on it is bytes both ways.
+	// head goes to the client first; c.In holds what the endpoint has sent behind it. done is called at the end.
+	Tunnel(c *upstream.Conn, head []byte, done func())
+	Info() *streaminfo.Info
+}
+
+// Router serves one request at a time and is reused for the next.
+type Router struct {
+	s       Stream
+	p       *upstream.Pools
+	route   *route.Route
+	cluster *cluster.Cluster
+	retry   retryState
+	pick    lb.PickInfo
+	tried   [8]*lb.Host
+
+	res    lb.Result
+	dial   *upstream.Dial
+	slow   *upstream.Dial // an earlier attempt that runs beside dial (guarantee E3)
+	conn   *upstream.Conn
+	phase  phase
+	sni    string
+	begun  time.Time
+	sentAt time.Time // when the last byte of the request so far was written
+
+	attached   time.Time       // when the attempt got its connection
+	retryAfter *proxyerr.Error // while backing off: the failure before
+
+	budget bool // this attempt holds a place in the retry budget
+
+	head     []byte // request head of our making, nil where it goes as it came
+	headSent int
+	out      []byte // response bytes of our making: a head, trailers, dechunked payload
+	outSent  int
+	scratch  []byte
+
+	resp     http1.Head
+	respBody http1.Body
+	respDone bool // the whole response is in the window or has left it
+	dechunk  bool // the client speaks HTTP/1.0
+
+	timer event.Timer // silence, per-try timeout, back-off
+	limit event.Timer // the route's timeout
+}
+
+type phase uint8
+
+const (
+	idle       phase = iota
+	connecting       // dial is set
+	sending          // conn is set; the request is not wholly written
+	waiting          // the request is written; no final head yet
+	responding       // the final head is here
+	backingOff       // between two attempts
+)
+
+// Start serves the request on a cluster. info holds what the choice of an endpoint may depend on.
+func (r *Router) Start(s Stream, p *upstream.Pools, rt *route.Route, c *cluster.Cluster, info lb.PickInfo) {
+	if r.p == nil {
+		r.timer.Init(p.D, r.onTimer)
+		r.limit.Init(p.D, r.onLimit)
+	}
+	r.s, r.p, r.route, r.cluster, r.pick = s, p, rt, c, info
+	r.pick.Tried = r.tried[:0]
+	r.retry = retryState{policy: rt.Retry}
+	r.begun = p.D.Now()
+	r.sni = ""
+	if c.Config().HTTP.AutoSNI {
+		r.sni = hostOnly(s.Request().Authority)
+	}
+	if rt.Timeout > 0 {
+		r.limit.Schedule(rt.Timeout)
+	}
+	s.Body().Keep = true
+	r.next(nil)
+}
+
+// next makes attempts until one is under way. last is the failure of the one before; the client gets it when nothing is
+// left to try.
+func (r *Router) next(last *proxyerr.Error) {
+	for {
+		r.pick.Now = r.now()
+		res, err := r.cluster.Pick(&r.pick)
+		if err != nil {
+			if last == nil {
+				last = pickError(err)
+			}
+			r.fail(last)
+			return
+		}
+		if last = r.use(res); last == nil {
+			return
+		}
+		if r.retry.decide(r, last) == giveUp {
+			r.fail(last)
+			return
+		}
+		r.cluster.Stats().Detour.RetryUnsent.Inc()
+	}
+}
+
+// use takes an idle connection to the picked endpoint, or begins one.
+func (r *Router) use(res lb.Result) *proxyerr.Error {
+	h := res.Endpoint.Host
+	r.pick.Tried = append(r.pick.Tried, h)
+	info := r.s.Info()
+	info.Attempts++
+	info.UpstreamHost, info.UpstreamHostname, info.Priority = h.Address, h.Hostname, res.Endpoint.Priority
+	if res.LastResort {
+		r.cluster.Stats().Detour.EjectedTried.Inc()
+	}
+	if c := r.p.Idle(r.cluster, h, r.sni); c != nil {
+		r.abandon()
+		r.attach(c, res)
+		return nil
+	}
+	r.phase = connecting
+	d, perr := r.p.Dial(r.cluster, res, r.sni, r)
+	if perr != nil {
+		r.phase = idle
+		return perr
+	}
+	r.dial = d
+	return nil
+}
+
+// attach sends the request on a connection.
+func (r *Router) attach(c *upstream.Conn, res lb.Result) {
+	r.conn, r.res, r.phase = c, res, sending
+	c.Stream.SetHandler(r)
+	c.Begin()
+	c.In.Keep = false
+	r.resp.Reset()
+	r.respDone, r.outSent, r.out = false, 0, r.out[:0]
+	win, req := r.s.Body(), r.s.Request()
+	rw, rewritten := r.rewrite()
+	if req.Clean && !rewritten {
+		r.head, win.Sent = nil, win.Base
+	} else {
+		r.scratch = http1.AppendRequest(r.scratch[:0], req, rw)
+		r.head, win.Sent = r.scratch, win.Head
+	}
+	r.headSent = 0
+	r.watch()
+	r.pump()
+	if r.conn == c {
+		c.Stream.Again() // what arrived before we were its handler gives no further event
+	}
+}
+
+// rewrite says what changes in the head for the chosen endpoint.
+func (r *Router) rewrite() (rw http1.RequestRewrite, any bool) {
+	switch {
+	case r.route.HostRewrite != "":
+		rw.Authority, any = []byte(r.route.HostRewrite), true
+	case r.route.AutoHostRewrite && r.res.Endpoint.Hostname != "":
+		rw.Authority, any = []byte(r.res.Endpoint.Hostname), true
+	}
+	return rw, any
+}
+
+// Connected implements upstream.Waiter.
+func (r *Router) Connected(d *upstream.Dial, c *upstream.Conn, res lb.Result) {
+	switch d {
+	case r.dial:
+		r.dial = nil
+		if r.slow != nil {
+			r.cluster.Stats().Detour.HedgeWon.Inc()
+		}
+	case r.slow:
+		r.slow = nil
+	}
+	r.abandon()
+	r.timer.Stop()
+	r.attach(c, res)
+}
+
+// abandon lets the attempts under way run on without the request.
+func (r *Router) abandon() {
+	for _, d := range []*upstream.Dial{r.dial, r.slow} {
+		if d != nil {
+			d.Abandon()
+		}
+	}
+	r.dial, r.slow = nil, nil
+}
+
+// ConnectFailed implements upstream.Waiter.
+func (r *Router) ConnectFailed(d *upstream.Dial, err *proxyerr.Error) {
+	r.s.Info().UpstreamFailure = err.Error()
+	switch {
+	case d == r.slow:
+		r.slow = nil
+		return
+	case r.slow != nil: // the first attempt is still open; see whether there is a third
+		r.dial, r.slow = r.slow, nil
+		r.race()
+		return
+	}
+	r.dial, r.phase = nil, idle
+	r.failed(err)
+}
+
+// OnEvent hears of the upstream connection.
+func (r *Router) OnEvent(readable, writable bool) {
+	if writable && r.conn != nil && r.unsent() {
+		r.pump()
+	}
+	if readable && r.conn != nil {
+		r.read()
+	}
+}
+
+// OnRequestData says that more of the request is in the window, or that it is complete.
+func (r *Router) OnRequestData() {
+	if r.conn != nil && r.phase != idle {
+		r.pump()
+	}
+}
+
+// unsent says whether bytes of the request wait to be written.
+func (r *Router) unsent() bool {
+	win := r.s.Body()
+	return r.headSent < len(r.head) || win.Sent < win.Valid
+}
+
+// pump writes what there is of the request.
+func (r *Router) pump() {
+	win := r.s.Body()
+	for r.unsent() {
+		head := r.head[r.headSent:]
+		n, err := r.conn.Stream.Writev(head, win.Pending())
+		if err == event.ErrAgain {
+			return
+		}
+		if err != nil {
+			r.upstreamEnded(err)
+			return
+		}
+		h := min(n, len(head))
+		r.headSent += h
+		win.Sent += n - h
+	}
+	r.sentAt = r.p.D.Now()
+	if r.s.Complete() {
+		if r.phase == sending {
+			r.phase = waiting
+		}
+		if r.phase == responding && r.respDone {
+			r.maybeFinish()
+		}
+		return
+	}
+	r.s.ReadMore()
+}
+
+// read takes what the endpoint sent.
+func (r *Router) read() {
+	c := r.conn
+	for r.conn == c {
+		if r.phase == responding && (r.respDone || len(c.In.Pending()) > 0 || r.outSent < len(r.out)) {
+			return // the client has to take what is there first
+		}
+		room := c.In.Room()
+		if len(room) == 0 {
+			return
+		}
+		n, err := c.Stream.Read(room)
+		if err == event.ErrAgain {
+			return
+		}
+		if err != nil {
+			r.upstreamEnded(err)
+			return
+		}
+		c.In.Fill += n
+		if r.phase != responding {
+			r.readHead()
+		} else {
+			r.forward()
+		}
+	}
+}
+
+// Cancel ends the request because the client is gone.
+func (r *Router) Cancel() {
+	r.end(lb.Outcome{Now: r.now(), Kind: lb.Cancelled}, true)
+}
+
+func (r *Router) now() time.Time { return r.p.D.Now() }
+
+// end gives back everything the request holds. abort says that the upstream connection can't be used again.
+func (r *Router) end(o lb.Outcome, abort bool) {
+	r.timer.Stop()
+	r.limit.Stop()
+	r.release(o, abort)
+	r.phase = idle
+	if cap(r.out) > buffer.Size {
+		r.out = nil
+	}
+	if cap(r.scratch) > buffer.Size {
+		r.scratch = nil
+	}
+}
+
+// release ends the current attempt.
+func (r *Router) release(o lb.Outcome, abort bool) {
+	if r.budget {
+		r.budget = false
+		r.cluster.Retry().Release()
+	}
+	r.abandon()
+	if c := r.conn; c != nil {
+		r.conn = nil
+		if r.res.Open() {
+			r.res.Done(o)
+		}
+		if abort {
+			c.Abort()
+		} else {
+			r.p.Put(c)
+		}
+	}
+}
+
+// fail ends the request with an error that the client sees.
+func (r *Router) fail(err *proxyerr.Error) {
+	r.end(lb.Outcome{Now: r.now(), Kind: err.Kind, Err: err.Cause}, true)
+	r.s.Fail(err)
+}
+
+// onLimit runs when the route's timeout has passed.
+func (r *Router) onLimit() {
+	r.cluster.Stats().UpstreamRqTimeout.Inc()
+	r.fail(timeoutError())
+}
+
+func hostOnly(authority []byte) string {
+	for i := len(authority) - 1; i >= 0; i-- {
+		switch authority[i] {
+		case ':':
+			return string(authority[:i])
+		case ']':
+			return string(authority)
+		}
+	}
+	return string(authority)
+}

@@ -1,0 +1,176 @@
+package router
+
+import (
+	"errors"
+	"time"
+
+	"detour.dev/detour/internal/dataplane/lb"
+	"detour.dev/detour/internal/dataplane/proxyerr"
+	"detour.dev/detour/internal/dataplane/route"
+	sf "detour.dev/detour/internal/dataplane/streaminfo"
+	"detour.dev/detour/internal/dataplane/upstream"
+)
+
+// Guarantee E3, on a connection that stands: silence of the network is told from slowness of the application by what the
+// peer's kernel acknowledged. A request of which bytes stay unacknowledged for as long as a connection attempt may take
+// goes elsewhere if it may be sent twice; one that was acknowledged only when a fresh SYN to the endpoint stays
+// unanswered too.
+const (
+	firstLook = 150 * time.Millisecond // leaves 300 ms for a SYN within half a second
+	lookAgain = 50 * time.Millisecond
+	lookLater = 250 * time.Millisecond
+	anxious   = time.Second // how long to look often
+	// lastMove is when an unsent request stops waiting for a connection although no hedge was in the budget.
+	lastMove = 450 * time.Millisecond
+)
+
+// watch arms the timer for an attempt that has a connection.
+func (r *Router) watch() {
+	r.sentAt = r.now()
+	r.attached = r.sentAt
+	if t := r.route.PerTryTimeout; t > 0 && (r.p.Compat || t < firstLook) {
+		r.timer.Schedule(t)
+		return
+	}
+	r.timer.Schedule(firstLook)
+}
+
+func (r *Router) onTimer() {
+	switch r.phase {
+	case backingOff:
+		err := r.retryAfter
+		r.retryAfter, r.phase = nil, idle
+		r.next(err)
+	case connecting:
+		if r.dial != nil && r.slow == nil && r.cluster.AnotherWell(r.dial.Host(), r.crossPriority()) {
+			r.race()
+		}
+	case sending, waiting:
+		r.look()
+	}
+}
+
+// look asks whether the request is getting anywhere.
+func (r *Router) look() {
+	now := r.now()
+	if t := r.route.PerTryTimeout; t > 0 && now.Sub(r.attached) >= t {
+		r.cluster.Stats().UpstreamRqPerTryTime.Inc()
+		r.failed(timeoutError())
+		return
+	}
+	if r.p.Compat {
+		return
+	}
+	c := r.conn
+	silent := now.Sub(r.sentAt)
+	well := r.cluster.AnotherWell(c.Host, r.crossPriority())
+	if well && silent >= firstLook && r.moveFrom(c, silent) {
+		return
+	}
+	next := lookLater
+	if well && silent < anxious {
+		next = lookAgain
+	}
+	if t := r.route.PerTryTimeout; t > 0 {
+		next = min(next, t-now.Sub(r.attached))
+	}
+	r.timer.Schedule(max(next, time.Millisecond))
+}
+
+// moveFrom takes the request off a connection that gives no sign of life, where that is proved and allowed. It says
+// whether it did.
+func (r *Router) moveFrom(c *upstream.Conn, silent time.Duration) bool {
+	acked := c.Acked()
+	unacked := acked == upstream.AckNone || acked == upstream.AckSome
+	if !unacked && !r.cluster.Config().HasOutlierDetection {
+		return false
+	}
+	r.p.Probe(r.cluster, r.res.Endpoint)
+	switch {
+	case r.p.DeadSince(c.Host, r.attached) && (unacked || c.Host.Suspect() || c.Host.Ejected()):
+		// The endpoint has been judged. What may not be sent twice ends here.
+		err := &proxyerr.Error{Flags: sf.UpstreamConnectionTermination | sf.UpstreamRequestTimeout, Kind: lb.Timeout,
+			Detail: proxyerr.ConnectionTimeout, Cause: errSilent}
+		if r.mayMove() {
+			r.move(c)
+		} else {
+			r.failed(err)
+		}
+		return true
+	case !r.mayMove():
+		return false
+	case unacked && silent >= upstream.HedgeDelay(c.Host):
+		c.Host.SetSuspect(true)
+		r.p.Probe(r.cluster, r.res.Endpoint)
+		r.move(c)
+		return true
+	case !unacked && c.Host.Suspect():
+		r.move(c)
+		return true
+	}
+	return false
+}
+
+var errSilent = errors.New("the endpoint stopped answering")
+
+// mayMove says whether a request whose bytes were written may be sent to another endpoint because this one is silent.
+func (r *Router) mayMove() bool {
+	if !r.s.Request().Idempotent() || !r.s.Body().Replayable() {
+		return false
+	}
+	switch r.retry.policy.Mode {
+	case route.RetryDefault:
+		return true
+	case route.RetryExplicit:
+		return r.retry.policy.Wants(route.OnReset)
+	}
+	return false
+}
+
+// move sends the request elsewhere. The endpoint is not judged by that: the SYN that was sent to it does.
+func (r *Router) move(c *upstream.Conn) {
+	r.timer.Stop()
+	r.cluster.Stats().Detour.HedgeTotal.Inc()
+	r.release(lb.Outcome{Now: r.now(), Kind: lb.Cancelled}, true)
+	r.next(&proxyerr.Error{Flags: sf.UpstreamRequestTimeout, Kind: lb.Timeout, Detail: proxyerr.ConnectionTimeout, Cause: errSilent})
+}
+
+// ConnectSlow implements upstream.Waiter: the attempt is raced with another while the budget lasts; without it the request
+// waits a little longer before it does the same.
+func (r *Router) ConnectSlow(d *upstream.Dial) {
+	if d != r.dial || r.slow != nil || r.p.Compat || r.retry.policy.Mode == route.RetryNone {
+		return
+	}
+	if !r.cluster.AnotherWell(d.Host(), r.crossPriority()) {
+		return
+	}
+	if !r.cluster.Hedge().TryAcquire(r.now()) {
+		r.cluster.Stats().Detour.HedgeBudget.Inc()
+		r.timer.Schedule(lastMove - upstream.HedgeDelay(d.Host()))
+		return
+	}
+	r.race()
+}
+
+func (r *Router) crossPriority() bool { return r.cluster.Config().HasOutlierDetection }
+
+// race begins another attempt beside the one that is slow. Whichever connection stands first gets the request.
+func (r *Router) race() {
+	r.pick.Now = r.now()
+	res, err := r.cluster.Pick(&r.pick)
+	if err != nil {
+		return
+	}
+	if res.LastResort {
+		res.Done(lb.Outcome{Now: r.pick.Now, Kind: lb.Cancelled})
+		return
+	}
+	r.cluster.Stats().Detour.HedgeTotal.Inc()
+	r.slow, r.dial = r.dial, nil
+	if perr := r.use(res); perr != nil {
+		r.dial, r.slow, r.phase = r.slow, nil, connecting
+		if r.dial == nil { // it was decided meanwhile
+			r.failed(perr)
+		}
+	}
+}

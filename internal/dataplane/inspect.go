@@ -1,0 +1,274 @@
+package dataplane
+
+import (
+	"io"
+	"net/netip"
+	"time"
+
+	"detour.dev/detour/internal/dataplane/codec/http1"
+	"detour.dev/detour/internal/dataplane/event"
+	"detour.dev/detour/internal/dataplane/lb"
+	"detour.dev/detour/internal/dataplane/listener"
+	"detour.dev/detour/internal/dataplane/listenerfilter/tlsinspector"
+	"detour.dev/detour/internal/dataplane/networkfilter/tcpproxy"
+	"detour.dev/detour/internal/dataplane/streaminfo"
+	"detour.dev/detour/internal/xds"
+)
+
+// Times that a connection's first bytes may take.
+const (
+	// peekUndeclared bounds the look at connections to addresses that nobody declared: a server-first protocol waits
+	// for it.
+	peekUndeclared = 50 * time.Millisecond
+	// peekDeclared bounds the wait for the ClientHello on a declared TLS port; then the address alone decides.
+	peekDeclared = 15 * time.Second
+)
+
+// Names of the clusters that istiod makes for what nothing declares.
+const (
+	passthroughCluster = "PassthroughCluster"
+	blackHoleCluster   = "BlackHoleCluster"
+)
+
+// dispatch decides what takes a connection (DESIGN.md, "What traffic is taken for").
+func (w *worker) dispatch(in *inbound) {
+	st := w.p.state.Load()
+	l, exact := st.listeners.Find(in.dst)
+	declared := exact || st.isDeclared(in)
+	switch {
+	case l == nil:
+		w.undeclared(in, nil)
+	case !declared && !l.Peek:
+		w.undeclared(in, l)
+	case !declared:
+		w.inspect(in, l, peekUndeclared)
+	case l.TLS:
+		w.inspect(in, l, peekDeclared)
+	default:
+		w.take(in, l.Chain(listener.Facts{Dst: in.dst}), nil)
+	}
+}
+
+func (st *state) isDeclared(in *inbound) bool {
+	if in.name != "" {
+		return true // Connect looked the name up
+	}
+	return st.declared[in.dst.Addr()]
+}
+
+// undeclared handles a connection to where nothing is declared: it passes, or is refused where the policy says so. An
+// allocated address is never dialled. Where a declared host speaks HTTP on the port, the refusal is one that HTTP clients
+// understand.
+func (w *worker) undeclared(in *inbound, l *listener.Config) {
+	ours := isAllocated(in.dst.Addr())
+	if !w.p.RegistryOnly && !ours {
+		w.passthrough(in, nil)
+		return
+	}
+	w.p.Stats.Detour().RefusedCx.Inc()
+	if l != nil && !ours {
+		if ch := l.HTTPChain(); ch != nil {
+			w.serveHTTP(in, httpEntry{stat: ch.StatPrefix, routes: ch.Routes, port: in.dst.Port()})
+			return
+		}
+	}
+	w.p.Log.Debug("connection refused", "destination", in.dst, "registry_only", w.p.RegistryOnly)
+	in.s.Abort()
+}
+
+// allocated are the ranges that hosts without addresses get theirs from (guarantee E6).
+var allocated = []netip.Prefix{netip.MustParsePrefix("240.240.0.0/16"), netip.MustParsePrefix("2001:2::/48")}
+
+func isAllocated(a netip.Addr) bool { return allocated[0].Contains(a) || allocated[1].Contains(a) }
+
+// passthrough dials where the application wanted to go.
+func (w *worker) passthrough(in *inbound, hello *tlsinspector.Hello) {
+	c := w.p.Clusters.Get(passthroughCluster)
+	if c == nil {
+		in.s.Abort()
+		return
+	}
+	w.p.Stats.Detour().PassthroughCx.Inc()
+	info := &streaminfo.Info{}
+	if hello != nil {
+		info.RequestedServerName = []byte(hello.ServerName)
+	}
+	w.proxyTCP(in, tcpproxy.Options{Cluster: c, Pick: lb.PickInfo{OriginalDst: in.dst}, Stats: w.tcp(passthroughCluster), Once: true, Info: info})
+}
+
+// take gives a connection to a filter chain.
+func (w *worker) take(in *inbound, ch *listener.Chain, hello *tlsinspector.Hello) {
+	switch {
+	case ch == nil:
+		in.s.Abort()
+	case ch.Routes != "":
+		w.serveHTTP(in, httpEntry{stat: ch.StatPrefix, routes: ch.Routes, port: in.dst.Port()})
+	case ch.Cluster == passthroughCluster:
+		// The default chain: declared or not by its address, nothing is declared for what it carries.
+		if isAllocated(in.dst.Addr()) || !in.dst.Addr().IsValid() {
+			in.s.Abort()
+			return
+		}
+		w.passthrough(in, hello)
+	default:
+		w.takeTCP(in, ch, hello)
+	}
+}
+
+func (w *worker) takeTCP(in *inbound, ch *listener.Chain, hello *tlsinspector.Hello) {
+	c := w.p.Clusters.Get(ch.Cluster)
+	if c == nil || ch.Cluster == blackHoleCluster {
+		in.s.Abort()
+		return
+	}
+	o := tcpproxy.Options{Cluster: c, Pick: lb.PickInfo{OriginalDst: in.dst}, Stats: w.tcp(ch.StatPrefix), Idle: ch.Idle, Info: &streaminfo.Info{}}
+	if hello != nil {
+		o.Info.RequestedServerName = []byte(hello.ServerName)
+		o.Hello = !hello.EarlyData && hello.Len == len(in.early)
+		o.HungUp = func(e *lb.Endpoint, sni string) { w.p.hungUp.report(w.p, ch.Cluster, e, sni) }
+	}
+	w.proxyTCP(in, o)
+}
+
+// inspector looks at the first bytes of one connection.
+type inspector struct {
+	w     *worker
+	in    *inbound
+	l     *listener.Config
+	timer event.Timer
+	done  bool
+}
+
+func (w *worker) inspect(in *inbound, l *listener.Config, limit time.Duration) {
+	i := &inspector{w: w, in: in, l: l}
+	i.timer.Init(w.d, i.decideByAddress)
+	w.open.Add(1)
+	w.conns[i] = true
+	in.s.SetHandler(i)
+	if len(in.early) > 0 && i.look() {
+		return
+	}
+	i.timer.Schedule(limit)
+	in.s.Again()
+}
+
+// Close ends the connection from outside.
+func (i *inspector) Close() {
+	if !i.end() {
+		i.in.s.Abort()
+	}
+}
+
+// end says whether the inspection had ended before.
+func (i *inspector) end() (before bool) {
+	if i.done {
+		return true
+	}
+	i.done = true
+	i.timer.Stop()
+	delete(i.w.conns, i)
+	i.w.open.Add(-1)
+	return false
+}
+
+// OnEvent implements event.Handler.
+func (i *inspector) OnEvent(readable, _ bool) {
+	if !readable || i.done {
+		return
+	}
+	b := i.w.buffers.Get()
+	defer i.w.buffers.Put(b)
+	for !i.done {
+		room := tlsinspector.MaxHello - len(i.in.early)
+		if room <= 0 {
+			i.decideByAddress()
+			return
+		}
+		n, err := i.in.s.Read(b[:min(room, len(b))])
+		switch {
+		case err == event.ErrAgain:
+			return
+		case err == io.EOF:
+			i.decideByAddress()
+			return
+		case err != nil:
+			i.Close()
+			return
+		}
+		i.in.early = append(i.in.early, b[:n]...)
+		if i.look() {
+			return
+		}
+	}
+}
+
+// look decides if the bytes so far suffice.
+func (i *inspector) look() bool {
+	st := i.w.p.state.Load()
+	hello, ok, err := tlsinspector.Parse(i.in.early)
+	switch {
+	case ok:
+		i.decideTLS(st, &hello)
+		return true
+	case err == nil:
+		return false
+	case err != tlsinspector.ErrNotTLS:
+		i.decideByAddress()
+		return true
+	case !i.l.HTTP:
+		i.decideByAddress()
+		return true
+	}
+	var h http1.Head
+	n, err := http1.ParseRequest(i.in.early, &h)
+	if err == nil && n == 0 {
+		return false
+	}
+	i.decideHTTP(st, &h, err == nil)
+	return true
+}
+
+func (i *inspector) decideTLS(st *state, hello *tlsinspector.Hello) {
+	if i.end() {
+		return
+	}
+	name := hello.ServerName
+	if name == "" {
+		name = i.in.name
+	}
+	f := listener.Facts{Dst: i.in.dst, TLS: true, ServerName: name}
+	if !st.isDeclared(i.in) && !i.l.Names(name) {
+		i.w.undeclared(i.in, nil)
+		return
+	}
+	i.w.take(i.in, i.l.Chain(f), hello)
+}
+
+func (i *inspector) decideHTTP(st *state, h *http1.Head, valid bool) {
+	if i.end() {
+		return
+	}
+	ch := i.l.Chain(listener.Facts{Dst: i.in.dst})
+	if !st.isDeclared(i.in) {
+		t := st.table(ch)
+		if !valid || t == nil || !t.Declared(h.Authority) {
+			i.w.undeclared(i.in, i.l)
+			return
+		}
+	}
+	i.w.take(i.in, ch, nil)
+}
+
+// decideByAddress goes on without the bytes' help: they did not come in time, or say nothing.
+func (i *inspector) decideByAddress() {
+	if i.end() {
+		return
+	}
+	if !i.w.p.state.Load().isDeclared(i.in) {
+		i.w.undeclared(i.in, i.l)
+		return
+	}
+	i.w.take(i.in, i.l.Chain(listener.Facts{Dst: i.in.dst, ServerName: i.in.name}), nil)
+}
+
+var _ xds.Sink = (*Plane)(nil)

@@ -1,0 +1,298 @@
+// Package listener turns Envoy's Listener resources into what decides where a connection goes: which listener has an
+// address, and which of its filter chains takes a connection. The sockets themselves are few and detour's own; the
+// resources are matched by a connection's original destination, as Envoy does with use_original_dst.
+package listener
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+
+	"detour.dev/detour/internal/xds"
+)
+
+// Config is one compiled Listener.
+type Config struct {
+	Name  string
+	Addrs []netip.AddrPort
+	// Peek says that connections to undeclared addresses on this port are looked at before they pass.
+	Peek bool
+	// TLS says that some chain asks for the server name; HTTP, that some chain speaks HTTP.
+	TLS, HTTP bool
+	chains    []chain
+	fallback  *Chain
+}
+
+// Chain is what takes a connection: HTTP or TCP.
+type Chain struct {
+	StatPrefix string
+	// Routes names the RouteConfiguration of an HTTP chain; Cluster is a TCP chain's. Exactly one is set.
+	Routes     string
+	StreamIdle time.Duration
+	Cluster    string
+	Idle       time.Duration
+}
+
+type chain struct {
+	Chain
+	prefixes []netip.Prefix
+	servers  []string // lower case; "*.example.com" matches any name under it
+	tls      tlsMatch
+}
+
+type tlsMatch uint8
+
+const (
+	anyTransport tlsMatch = iota
+	onlyTLS
+	onlyPlain
+)
+
+// Compile makes a Config. An error names what is not served.
+func Compile(l *listenerv3.Listener) (*Config, error) {
+	c := &Config{Name: l.GetName()}
+	addrs := []*corev3.Address{l.GetAddress()}
+	for _, a := range l.GetAdditionalAddresses() {
+		addrs = append(addrs, a.GetAddress())
+	}
+	for _, a := range addrs {
+		ip, err := netip.ParseAddr(a.GetSocketAddress().GetAddress())
+		if err != nil {
+			return nil, fmt.Errorf("address: %w", err)
+		}
+		c.Addrs = append(c.Addrs, netip.AddrPortFrom(ip.Unmap(), uint16(a.GetSocketAddress().GetPortValue())))
+	}
+	c.Peek = l.GetMetadata().GetFilterMetadata()[xds.MetadataKey].GetFields()[xds.MetaPeek].GetBoolValue()
+	for i, fc := range l.GetFilterChains() {
+		one, err := compileChain(fc)
+		if err != nil {
+			return nil, fmt.Errorf("filter_chains[%d]: %w", i, err)
+		}
+		c.TLS = c.TLS || len(one.servers) > 0 || one.tls == onlyTLS
+		c.HTTP = c.HTTP || one.Routes != ""
+		c.chains = append(c.chains, one)
+	}
+	if fc := l.GetDefaultFilterChain(); fc != nil {
+		one, err := compileChain(fc)
+		if err != nil {
+			return nil, fmt.Errorf("default_filter_chain: %w", err)
+		}
+		c.fallback = &one.Chain
+	}
+	return c, nil
+}
+
+func compileChain(fc *listenerv3.FilterChain) (c chain, err error) {
+	m := fc.GetFilterChainMatch()
+	for _, p := range m.GetPrefixRanges() {
+		ip, err := netip.ParseAddr(p.GetAddressPrefix())
+		if err != nil {
+			return c, fmt.Errorf("filter_chain_match.prefix_ranges: %w", err)
+		}
+		prefix, err := ip.Unmap().Prefix(int(p.GetPrefixLen().GetValue()))
+		if err != nil {
+			return c, fmt.Errorf("filter_chain_match.prefix_ranges: %w", err)
+		}
+		c.prefixes = append(c.prefixes, prefix)
+	}
+	for _, s := range m.GetServerNames() {
+		c.servers = append(c.servers, strings.ToLower(s))
+	}
+	switch t := m.GetTransportProtocol(); t {
+	case "":
+	case "tls":
+		c.tls = onlyTLS
+	case "raw_buffer":
+		c.tls = onlyPlain
+	default:
+		return c, fmt.Errorf("filter_chain_match.transport_protocol %q is not supported", t)
+	}
+	return c, c.compileFilters(fc.GetFilters())
+}
+
+func (c *chain) compileFilters(filters []*listenerv3.Filter) error {
+	for _, f := range filters {
+		m, err := f.GetTypedConfig().UnmarshalNew()
+		if err != nil {
+			return fmt.Errorf("filter %s: %w", f.GetName(), err)
+		}
+		switch t := m.(type) {
+		case *hcmv3.HttpConnectionManager:
+			c.StatPrefix = t.GetStatPrefix()
+			c.Routes = t.GetRds().GetRouteConfigName()
+			if c.Routes == "" {
+				c.Routes = t.GetRouteConfig().GetName()
+			}
+			c.StreamIdle = 5 * time.Minute // Envoy's default
+			if d := t.GetStreamIdleTimeout(); d != nil {
+				c.StreamIdle = d.AsDuration()
+			}
+			return nil
+		case *tcpv3.TcpProxy:
+			c.StatPrefix, c.Cluster = t.GetStatPrefix(), t.GetCluster()
+			if c.Cluster == "" {
+				return fmt.Errorf("filter %s: weighted_clusters are not supported yet", f.GetName())
+			}
+			c.Idle = time.Hour // Envoy's default
+			if d := t.GetIdleTimeout(); d != nil {
+				c.Idle = d.AsDuration()
+			}
+			return nil
+		default:
+			return fmt.Errorf("filter %s is not supported yet", f.GetName())
+		}
+	}
+	return fmt.Errorf("no filters")
+}
+
+// Facts is what is known of a connection when a chain is chosen.
+type Facts struct {
+	Dst        netip.AddrPort
+	TLS        bool
+	ServerName string // lower case
+}
+
+// Chain chooses as Envoy does (FilterChainMatch): the most specific destination first, then the server name, then the
+// transport, each step among what the one before left; nil when nothing fits.
+func (c *Config) Chain(f Facts) *Chain {
+	best, bestBits := []*chain{}, -2
+	for i := range c.chains {
+		bits, ok := c.chains[i].destination(f.Dst.Addr())
+		switch {
+		case !ok || bits < bestBits:
+		case bits > bestBits:
+			best, bestBits = append(best[:0], &c.chains[i]), bits
+		default:
+			best = append(best, &c.chains[i])
+		}
+	}
+	return c.choose(best, f)
+}
+
+func (c *Config) choose(among []*chain, f Facts) *Chain {
+	length := -1
+	var named []*chain
+	for _, ch := range among {
+		n, ok := ch.server(f.ServerName)
+		switch {
+		case !ok || n < length:
+		case n > length:
+			named, length = append(named[:0], ch), n
+		default:
+			named = append(named, ch)
+		}
+	}
+	i := slices.IndexFunc(named, func(ch *chain) bool { return ch.tls == onlyTLS && f.TLS || ch.tls == onlyPlain && !f.TLS })
+	if i < 0 {
+		i = slices.IndexFunc(named, func(ch *chain) bool { return ch.tls == anyTransport })
+	}
+	if i < 0 {
+		return c.fallback
+	}
+	return &named[i].Chain
+}
+
+// destination gives the length of the longest prefix that has the address; -1 for a chain that names none.
+func (c *chain) destination(ip netip.Addr) (bits int, ok bool) {
+	if len(c.prefixes) == 0 {
+		return -1, true
+	}
+	bits = -1
+	for _, p := range c.prefixes {
+		if p.Contains(ip) {
+			bits, ok = max(bits, p.Bits()), true
+		}
+	}
+	return bits, ok
+}
+
+// server gives the length of the longest name that fits; 0 for a chain that names none.
+func (c *chain) server(name string) (length int, ok bool) {
+	if len(c.servers) == 0 {
+		return 0, true
+	}
+	for _, s := range c.servers {
+		if s == name && name != "" {
+			return 1 << 16, true // an exact name beats every wildcard
+		}
+		if strings.HasPrefix(s, "*.") && strings.HasSuffix(name, s[1:]) && len(name) > len(s)-1 {
+			length, ok = max(length, len(s)), true
+		}
+	}
+	return length, ok
+}
+
+// Fallback is the default filter chain, nil if there is none.
+func (c *Config) Fallback() *Chain { return c.fallback }
+
+// Names says whether any chain but the default is for that server name.
+func (c *Config) Names(server string) bool {
+	return slices.ContainsFunc(c.chains, func(ch chain) bool {
+		_, ok := ch.server(server)
+		return ok && len(ch.servers) > 0
+	})
+}
+
+// Prefixes gives the destinations that chains name.
+func (c *Config) Prefixes() (out []netip.Prefix) {
+	for i := range c.chains {
+		out = append(out, c.chains[i].prefixes...)
+	}
+	return out
+}
+
+// HTTPChain gives the first HTTP chain, nil if there is none.
+func (c *Config) HTTPChain() *Chain {
+	for i := range c.chains {
+		if c.chains[i].Routes != "" {
+			return &c.chains[i].Chain
+		}
+	}
+	return nil
+}
+
+// Set finds listeners by address.
+type Set struct {
+	exact map[netip.AddrPort]*Config
+	any   map[uint16]*Config // 0.0.0.0 and [::]
+}
+
+// NewSet indexes listeners. Of two with one address the first stays.
+func NewSet(all []*Config) *Set {
+	s := &Set{exact: map[netip.AddrPort]*Config{}, any: map[uint16]*Config{}}
+	for _, c := range all {
+		for _, a := range c.Addrs {
+			if a.Addr().IsUnspecified() {
+				if s.any[a.Port()] == nil {
+					s.any[a.Port()] = c
+				}
+			} else if s.exact[a] == nil {
+				s.exact[a] = c
+			}
+		}
+	}
+	return s
+}
+
+// Find gives the listener of an address: its own, else the one for all addresses of the port. exact tells which.
+func (s *Set) Find(dst netip.AddrPort) (c *Config, exact bool) {
+	if c := s.exact[dst]; c != nil {
+		return c, true
+	}
+	return s.any[dst.Port()], false
+}
+
+// Exact gives the addresses that have a listener of their own.
+func (s *Set) Exact() (out []netip.Addr) {
+	for a := range s.exact {
+		out = append(out, a.Addr())
+	}
+	return out
+}

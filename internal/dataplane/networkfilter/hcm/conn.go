@@ -1,0 +1,508 @@
+// Package hcm is the HTTP connection manager: it owns a client's HTTP/1.1 connection from its first byte, cuts it into
+// requests, finds their routes, lets the router serve one at a time in order, and closes it when it must not be used
+// again. Everything runs on one worker's event loop.
+package hcm
+
+import (
+	"io"
+	"net/netip"
+	"time"
+
+	"detour.dev/detour/internal/dataplane/buffer"
+	"detour.dev/detour/internal/dataplane/cluster"
+	"detour.dev/detour/internal/dataplane/codec/http1"
+	"detour.dev/detour/internal/dataplane/event"
+	"detour.dev/detour/internal/dataplane/httpfilter/router"
+	"detour.dev/detour/internal/dataplane/lb"
+	"detour.dev/detour/internal/dataplane/proxyerr"
+	"detour.dev/detour/internal/dataplane/relay"
+	"detour.dev/detour/internal/dataplane/route"
+	"detour.dev/detour/internal/dataplane/streaminfo"
+	"detour.dev/detour/internal/dataplane/upstream"
+	"detour.dev/detour/internal/stats"
+)
+
+// Timeouts of a client's connection.
+const (
+	headTimeout  = 60 * time.Second // from the first byte of a head to its last
+	idleTimeout  = time.Hour        // between requests (Envoy's common_http_protocol_options.idle_timeout)
+	streamIdle   = 5 * time.Minute  // without any byte either way (Envoy's stream_idle_timeout)
+	lingerFor    = 2 * time.Second  // for the client to read an answer given before its request was read
+	lingerBytes  = 1 << 20
+	drainPerTurn = 64 << 10
+)
+
+// Decision is where a request goes.
+type Decision struct {
+	Route   *route.Route
+	Cluster *cluster.Cluster
+	Pick    lb.PickInfo
+	// Err refuses the request.
+	Err *proxyerr.Error
+	// Lookup is a name to resolve first: an undeclared host on the forward proxy. Its addresses become the original
+	// destinations, with Port.
+	Lookup string
+	Port   uint16
+}
+
+// Env is what connections need of their worker.
+type Env interface {
+	// Decide finds the route of a request.
+	Decide(c *Conn, req *http1.Head) Decision
+	// Lookup resolves a name and calls back on the worker's loop.
+	Lookup(name string, port uint16, fn func([]netip.AddrPort))
+	// Connect takes a connection over after a CONNECT request was accepted. early is what the client sent behind it.
+	Connect(c *Conn, s event.Stream, authority string, early []byte) *proxyerr.Error
+	// Log is told of each request that ended. info is reused afterwards; h is its head, empty if there was none.
+	Log(info *streaminfo.Info, h *http1.Head)
+	// Closed is told that the connection is gone.
+	Closed(c *Conn)
+	// Draining says that connections should close after the current request.
+	Draining() bool
+}
+
+// Options of a connection.
+type Options struct {
+	Env     Env
+	D       *event.Dispatcher
+	Buffers *buffer.Pool
+	Pools   *upstream.Pools
+	Stats   *stats.HTTP
+	// Remote is the client, Local the address it connected to, OriginalDst where it wanted to go if redirected.
+	Remote, Local, OriginalDst netip.AddrPort
+	// Port of the listener, the default port of a Host that names none.
+	Port uint16
+	// Proxy says that absolute-form requests and CONNECT are expected: the forward proxy.
+	Proxy bool
+}
+
+// Conn is one client connection.
+type Conn struct {
+	Options
+	s     event.Stream
+	in    buffer.Window
+	state state
+	timer event.Timer
+
+	req      http1.Head
+	body     http1.Body
+	router   router.Router
+	info     streaminfo.Info
+	complete bool // the whole request has arrived
+	eof      bool // the client has ended its direction
+	routing  bool // the router has the request
+	answered bool // the final head was given to the client
+	closing  bool // no further request on this connection
+	inServe  bool // serve is on the stack
+	open     bool // the request's record has not been written yet
+	moved    bool // bytes moved since the stream's idle timer was armed
+	lookup   int  // generation of the pending name lookup
+	out      []byte
+	lingered int
+	relay    *relay.Relay
+	began    time.Time
+	sent     uint64 // bytes of the response
+	owed     []byte // of an answer of our own that the client has not taken yet
+}
+
+type state uint8
+
+const (
+	reading state = iota // waiting for, or in, a head
+	serving
+	flushing  // the last answer is going out, then close
+	lingering // it is out; the client may still be sending
+	tunnelled
+	closed
+)
+
+// Serve takes over a client's stream. early is what was read of it already.
+func Serve(s event.Stream, early []byte, o Options) *Conn {
+	c := &Conn{Options: o, s: s}
+	c.in.Init(o.Buffers)
+	c.timer.Init(o.D, c.onTimer)
+	c.began = o.D.Now()
+	c.Stats.DownstreamCxTotal.Inc()
+	c.Stats.DownstreamCxActive.Inc()
+	c.Stats.DownstreamCxHTTP1Total.Inc()
+	c.Stats.DownstreamCxHTTP1Active.Inc()
+	s.SetHandler(c)
+	c.timer.Schedule(headTimeout)
+	for len(early) > 0 {
+		n := copy(c.in.Room(), early)
+		if n == 0 {
+			break // more than a head may be; the parser refuses it
+		}
+		c.in.Fill += n
+		early = early[n:]
+	}
+	if c.in.Fill > 0 {
+		c.serve()
+	}
+	s.Again()
+	return c
+}
+
+// OnEvent implements event.Handler.
+func (c *Conn) OnEvent(readable, writable bool) {
+	if writable {
+		c.onWritable()
+	}
+	if readable {
+		c.onReadable()
+	}
+}
+
+func (c *Conn) onWritable() {
+	switch c.state {
+	case serving:
+		if c.routing {
+			c.router.OnWritable()
+		}
+	case flushing:
+		c.flushOwed()
+	}
+}
+
+func (c *Conn) onReadable() {
+	switch c.state {
+	case reading:
+		c.readHead()
+	case serving:
+		c.readBody()
+	case lingering:
+		c.discard()
+	}
+}
+
+// readHead reads towards the next request.
+func (c *Conn) readHead() {
+	for c.state == reading {
+		n, err := c.s.Read(c.in.Room())
+		if err == event.ErrAgain {
+			if c.in.Fill == c.in.Base {
+				c.in.Release()
+			}
+			return
+		}
+		if err != nil {
+			c.onEnd(err)
+			return
+		}
+		if c.in.Fill == c.in.Base {
+			c.timer.Schedule(headTimeout)
+		}
+		c.in.Fill += n
+		c.Stats.DownstreamCxRxBytes.Add(uint64(n))
+		c.serve()
+	}
+}
+
+// serve starts requests for as long as whole heads are here and none is being served.
+func (c *Conn) serve() {
+	if c.inServe {
+		return
+	}
+	c.inServe = true
+	for c.state == reading && c.in.Fill > c.in.Base {
+		n, err := http1.ParseRequest(c.in.B[c.in.Base:c.in.Fill], &c.req)
+		if err != nil {
+			c.refuse(err)
+			break
+		}
+		if n == 0 {
+			break
+		}
+		c.start(n)
+	}
+	c.inServe = false
+}
+
+// start begins one request whose head is n bytes long, empty lines before it included.
+func (c *Conn) start(n int) {
+	c.in.Head = c.in.Base + n
+	c.in.Base = c.in.Head - len(c.req.Raw)
+	c.in.Sent, c.in.Valid = c.in.Head, c.in.Head
+	c.state = serving
+	c.complete, c.answered, c.routing = false, false, false
+	c.sent, c.open = 0, true
+	c.begin()
+	c.body.Start(c.req.Framing, c.req.Length)
+	if err := c.check(); err != nil {
+		c.refuse(err)
+		return
+	}
+	if c.req.MethodID == http1.CONNECT {
+		c.connect()
+		return
+	}
+	d := c.Env.Decide(c, &c.req)
+	switch {
+	case d.Err != nil:
+		c.Fail(d.Err)
+	case d.Lookup != "":
+		c.resolve(d)
+	default:
+		c.route(d)
+	}
+}
+
+// begin fills in the record of the request.
+func (c *Conn) begin() {
+	c.Stats.DownstreamRqTotal.Inc()
+	c.Stats.DownstreamRqActive.Inc()
+	c.Stats.DownstreamRqHTTP1Total.Inc()
+	i, h := &c.info, &c.req
+	i.Reset()
+	i.Start = c.D.Now()
+	i.Method, i.Path, i.Authority = h.Method, h.Target, h.Authority
+	i.Protocol = streaminfo.HTTP11
+	if h.Minor == 0 {
+		i.Protocol = streaminfo.HTTP10
+	}
+	i.DownstreamRemote, i.DownstreamLocal, i.OriginalDst = c.Remote, c.Local, c.OriginalDst
+	c.moved = false
+	c.timer.Schedule(streamIdle)
+	if !h.KeepAlive || c.Env.Draining() {
+		c.closing = true
+	}
+}
+
+func (c *Conn) route(d Decision) {
+	i := &c.info
+	i.Route, i.Cluster = d.Route.Name, d.Route.Cluster
+	if dr := d.Route.Direct; dr != nil {
+		i.CodeDetails = "direct_response"
+		c.Stats.RqDirectResponse.Inc()
+		c.Fail(&proxyerr.Error{Source: proxyerr.Config, Reply: &proxyerr.Reply{Status: dr.Status, Body: dr.Body}})
+		return
+	}
+	c.Stats.RqTotal.Inc()
+	c.routing = true
+	c.router.Start(c, c.Pools, d.Route, d.Cluster, d.Pick)
+}
+
+// resolve serves a request to an undeclared host, once its name is known.
+func (c *Conn) resolve(d Decision) {
+	c.lookup++
+	gen := c.lookup
+	c.Env.Lookup(d.Lookup, d.Port, func(addrs []netip.AddrPort) {
+		if c.state != serving || c.lookup != gen {
+			return
+		}
+		if len(addrs) == 0 {
+			c.Fail(&proxyerr.Error{Flags: streaminfo.DNSResolutionFailed, Reply: &proxyerr.Reply{Status: 502, Body: "DNS resolution failed for " + d.Lookup}})
+			return
+		}
+		d.Pick.OriginalDst = addrs[0]
+		c.route(d)
+	})
+}
+
+// check moves the request's Valid over what is well-formed.
+func (c *Conn) check() error {
+	n, done, err := c.body.Forward(c.in.Unchecked())
+	c.in.Valid += n
+	if err != nil {
+		return err
+	}
+	c.complete = done || c.body.Done()
+	if !c.complete && c.in.Valid < c.in.Fill {
+		return c.trailers()
+	}
+	return nil
+}
+
+// trailers handles a trailer section with fields that must not be taken for header fields: it goes on without them.
+func (c *Conn) trailers() error {
+	kind, n, err := c.body.Next(c.in.Unchecked())
+	if err != nil || kind != http1.Trailers {
+		return err
+	}
+	kept := http1.AppendTrailers(nil, c.body.Trailers)
+	// What is kept is never longer than what came.
+	end := c.in.Valid + n
+	at := end - len(kept)
+	copy(c.in.B[at:end], kept)
+	copy(c.in.B[c.in.Sent+at-c.in.Valid:at], c.in.B[c.in.Sent:c.in.Valid])
+	c.in.Sent += at - c.in.Valid
+	c.in.Keep = false // the body has moved
+	c.in.Valid = end
+	c.complete = c.body.Done()
+	return nil
+}
+
+// readBody reads what the client sends while its request is served: the rest of the body, then the next requests as far
+// as they fit, or its end.
+func (c *Conn) readBody() {
+	for c.state == serving {
+		if c.complete && c.in.Fill-c.in.Valid >= buffer.Size/2 {
+			return // enough of what comes next
+		}
+		room := c.in.Room()
+		if len(room) == 0 || c.complete && c.in.Fill == len(c.in.B) {
+			return
+		}
+		n, err := c.s.Read(room)
+		if err == event.ErrAgain {
+			return
+		}
+		if err != nil {
+			c.onEnd(err)
+			return
+		}
+		c.in.Fill += n
+		c.moved = true
+		c.Stats.DownstreamCxRxBytes.Add(uint64(n))
+		c.info.BytesReceived += uint64(n)
+		if c.complete {
+			continue
+		}
+		if err := c.check(); err != nil {
+			c.broken(err)
+			return
+		}
+		if c.routing {
+			c.router.OnRequestData()
+		}
+	}
+}
+
+// onEnd handles the client's FIN, or an error.
+func (c *Conn) onEnd(err error) {
+	switch {
+	case c.state == reading && err == io.EOF && c.in.Fill == c.in.Base:
+		c.Stats.DownstreamCxDestroyRemote.Inc()
+		c.close(false)
+	case c.state == reading && err == io.EOF:
+		c.refuse(http1.ErrTruncated)
+	case c.state == serving && err == io.EOF && c.complete:
+		c.eof, c.closing = true, true // it may still read
+	case c.state == serving && err == io.EOF:
+		c.broken(http1.ErrTruncated)
+	default:
+		c.Stats.DownstreamCxDestroyRemote.Inc()
+		c.info.Flags |= streaminfo.DownstreamConnectionTermination
+		c.drop()
+	}
+}
+
+// broken ends a request whose body can't be completed: the endpoint never gets the end of it.
+func (c *Conn) broken(err error) {
+	c.Stats.DownstreamCxProtocolError.Inc()
+	if c.routing {
+		c.routing = false
+		c.router.Cancel()
+	}
+	c.Fail(c.protocolError(err))
+}
+
+func (c *Conn) protocolError(err error) *proxyerr.Error {
+	e := &proxyerr.Error{Flags: streaminfo.DownstreamProtocolError, Source: proxyerr.Downstream, Cause: err}
+	if he, ok := err.(*http1.Error); ok {
+		e.Reply = &proxyerr.Reply{Status: he.Status, Body: he.Reason}
+	}
+	return e
+}
+
+// refuse answers bytes that are no request.
+func (c *Conn) refuse(err error) {
+	c.Stats.DownstreamCxProtocolError.Inc()
+	if c.state == reading {
+		c.info.Reset()
+		c.info.Start = c.D.Now()
+		c.info.DownstreamRemote, c.info.DownstreamLocal, c.info.OriginalDst = c.Remote, c.Local, c.OriginalDst
+		c.Stats.DownstreamRqTotal.Inc()
+		c.Stats.DownstreamRqActive.Inc()
+		c.req.MethodID, c.answered = http1.MethodOther, false
+		c.state, c.open = serving, true
+	}
+	c.closing = true
+	c.Fail(c.protocolError(err))
+}
+
+// onTimer: a head that does not end, a connection nobody uses, a request on which nothing moves, a client that does not
+// go away.
+func (c *Conn) onTimer() {
+	switch c.state {
+	case reading:
+		if c.in.Fill > c.in.Base {
+			c.Stats.DownstreamRqHeaderTimeout.Inc()
+			c.refuse(errHeadTimeout)
+			return
+		}
+		c.Stats.DownstreamCxIdleTimeout.Inc()
+		c.close(false)
+	case serving:
+		if c.moved {
+			c.moved = false
+			c.timer.Schedule(streamIdle)
+			return
+		}
+		c.Stats.DownstreamRqIdleTimeout.Inc()
+		if c.routing {
+			c.routing = false
+			c.router.Cancel()
+		}
+		c.Fail(&proxyerr.Error{Flags: streaminfo.StreamIdleTimeout})
+	default:
+		c.close(false)
+	}
+}
+
+var errHeadTimeout = &http1.Error{Status: 408, Reason: "request head took too long"}
+
+// drop ends the connection with a reset, and whatever is under way on it.
+func (c *Conn) drop() {
+	if c.state == closed {
+		return
+	}
+	if c.state == serving {
+		if c.routing {
+			c.routing = false
+			c.router.Cancel()
+		}
+		c.endRequest()
+	}
+	c.close(true)
+}
+
+// Close ends the connection at once.
+func (c *Conn) Close() {
+	if c.relay != nil {
+		c.relay.Close()
+		return
+	}
+	c.drop()
+}
+
+// Drain closes the connection if it is idle, else after its request.
+func (c *Conn) Drain() {
+	c.closing = true
+	if c.state == reading && c.in.Fill == c.in.Base {
+		c.Stats.DownstreamCxDrainClose.Inc()
+		c.close(false)
+	}
+}
+
+func (c *Conn) close(abort bool) {
+	if c.state == closed {
+		return
+	}
+	tunnel := c.state == tunnelled
+	c.state = closed
+	c.timer.Stop()
+	c.in.Release()
+	if !tunnel {
+		if abort {
+			c.s.Abort()
+		} else {
+			c.s.Close()
+		}
+	}
+	c.Stats.DownstreamCxActive.Dec()
+	c.Stats.DownstreamCxHTTP1Active.Dec()
+	c.Stats.DownstreamCxDestroy.Inc()
+	c.Stats.DownstreamCxLengthMs.Record(c.D.Now().Sub(c.began))
+	c.Env.Closed(c)
+}

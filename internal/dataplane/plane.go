@@ -1,0 +1,218 @@
+package dataplane
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"detour.dev/detour/internal/dataplane/cluster"
+	"detour.dev/detour/internal/dataplane/lb"
+	"detour.dev/detour/internal/dataplane/listener"
+	"detour.dev/detour/internal/dataplane/route"
+	"detour.dev/detour/internal/dataplane/streaminfo"
+	"detour.dev/detour/internal/dataplane/upstream"
+	"detour.dev/detour/internal/stats"
+	"detour.dev/detour/internal/xds"
+)
+
+// Options of a Plane.
+type Options struct {
+	Clusters *cluster.Manager
+	Stats    *stats.Registry
+	Log      *slog.Logger
+	// Workers is the number of event loops; 0: one.
+	Workers int
+	// Compat turns the guarantees off that an Envoy can't give (proxy --compat envoy).
+	Compat bool
+	// RegistryOnly refuses destinations that nothing declares; ProxyDeclaredOnly does so on the forward proxy only.
+	RegistryOnly, ProxyDeclaredOnly bool
+	// OriginalDst tells where a redirected connection was meant to go.
+	OriginalDst func(fd int) (netip.AddrPort, error)
+	// Resolve looks up a name that nothing declares, for the forward proxy. It may block.
+	Resolve func(ctx context.Context, name string) ([]netip.Addr, error)
+	// Via is the forward proxy for detour's own connections; nil: none.
+	Via *upstream.ForwardProxy
+	// AccessLog is told of each request and relayed connection that ended; it must not keep info. nil: no log. It is
+	// called on the workers' loops.
+	AccessLog func(info *streaminfo.Info)
+}
+
+// Plane is the embedded engine: it serves connections by the snapshot in force. It implements xds.Sink.
+type Plane struct {
+	Options
+	tls     *upstream.TLSContexts
+	workers []*worker
+	state   atomic.Pointer[state]
+	updates sync.Mutex // one Set at a time
+
+	mu       sync.Mutex
+	applied  time.Time       // guarded by mu
+	rejected []xds.Rejection // guarded by mu
+	draining atomic.Bool
+	next     atomic.Uint32 // worker of the next connection
+	hungUp   hangups
+}
+
+// state is a compiled snapshot. It is immutable and swapped as a whole.
+type state struct {
+	snapshot  *xds.Snapshot
+	tables    map[string]*route.Table
+	listeners *listener.Set
+	configs   map[string]*listener.Config
+	declared  map[netip.Addr]bool     // addresses that belong to a declared host
+	names     map[string][]netip.Addr // declared hosts' addresses
+}
+
+// New makes a Plane without connections. Start begins its workers.
+func New(o Options) (*Plane, error) {
+	p := &Plane{Options: o, tls: &upstream.TLSContexts{Log: o.Log}}
+	p.state.Store(&state{listeners: listener.NewSet(nil)})
+	for range max(o.Workers, 1) {
+		w, err := newWorker(p)
+		if err != nil {
+			p.Stop()
+			return nil, err
+		}
+		p.workers = append(p.workers, w)
+	}
+	o.Clusters.OnEject(p.closeIdle)
+	o.Clusters.OnRemove(p.closeIdle)
+	for _, w := range p.workers {
+		go w.d.Run()
+	}
+	return p, nil
+}
+
+func (p *Plane) closeIdle(h *lb.Host) {
+	for _, w := range p.workers {
+		w.d.Post(func() { w.pools.CloseIdle(h) })
+	}
+}
+
+// Set compiles a snapshot and puts it in force with one swap: connections and requests under way finish on what they
+// began with. Resources that can't be served keep their last good versions.
+func (p *Plane) Set(s *xds.Snapshot) xds.Result {
+	p.updates.Lock()
+	defer p.updates.Unlock()
+	old := p.state.Load()
+	bad := p.Clusters.Update(s)
+	st := &state{snapshot: s, tables: map[string]*route.Table{}, configs: map[string]*listener.Config{},
+		declared: map[netip.Addr]bool{}, names: map[string][]netip.Addr{}}
+	for _, rc := range s.Routes {
+		t, err := route.Compile(rc)
+		if err != nil {
+			bad = append(bad, xds.Rejection{TypeURL: routeType, Name: rc.GetName(), Reason: err.Error()})
+			if t = old.tables[rc.GetName()]; t == nil {
+				continue
+			}
+		}
+		st.tables[rc.GetName()] = t
+	}
+	var all []*listener.Config
+	for _, l := range s.Listeners {
+		c, err := listener.Compile(l)
+		if err != nil {
+			bad = append(bad, xds.Rejection{TypeURL: listenerType, Name: l.GetName(), Reason: err.Error()})
+			if c = old.configs[l.GetName()]; c == nil {
+				continue
+			}
+		}
+		st.configs[c.Name] = c
+		all = append(all, c)
+	}
+	st.listeners = listener.NewSet(all)
+	st.declare(s, all)
+	p.state.Store(st)
+	p.mu.Lock()
+	p.applied, p.rejected = time.Now(), bad
+	p.mu.Unlock()
+	p.Stats.Detour().SnapshotUpdates.Inc()
+	p.Stats.Detour().SnapshotRejected.Add(uint64(len(bad)))
+	return xds.Result{Rejected: bad}
+}
+
+const (
+	routeType    = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+	listenerType = "type.googleapis.com/envoy.config.listener.v3.Listener"
+)
+
+// declare collects the addresses that belong to declared hosts: those of the name table, of listeners of their own, of
+// filter chains, and of virtual hosts.
+func (st *state) declare(s *xds.Snapshot, all []*listener.Config) {
+	for _, n := range s.Names {
+		st.names[n.Host] = n.Addrs
+		for _, a := range n.Addrs {
+			st.declared[a] = true
+		}
+	}
+	for _, a := range st.listeners.Exact() {
+		st.declared[a] = true
+	}
+	for _, c := range all {
+		for _, p := range c.Prefixes() {
+			if p.IsSingleIP() {
+				st.declared[p.Addr()] = true
+			}
+		}
+	}
+	for _, rc := range s.Routes {
+		for _, vh := range rc.GetVirtualHosts() {
+			for _, d := range vh.GetDomains() {
+				if a, err := netip.ParseAddr(trimBrackets(d)); err == nil {
+					st.declared[a] = true
+				}
+			}
+		}
+	}
+}
+
+func trimBrackets(s string) string {
+	if len(s) > 2 && s[0] == '[' && s[len(s)-1] == ']' {
+		return s[1 : len(s)-1]
+	}
+	return s
+}
+
+// Snapshot gives what is in force, since when, and what of it was rejected; nil before the first Set.
+func (p *Plane) Snapshot() (*xds.Snapshot, time.Time, []xds.Rejection) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state.Load().snapshot, p.applied, p.rejected
+}
+
+// NetworkChanged drops idle connections: the addresses of this host changed, or it slept (guarantee E4).
+func (p *Plane) NetworkChanged() {
+	for _, w := range p.workers {
+		w.d.Post(w.pools.CloseAllIdle)
+	}
+}
+
+// Drain stops accepting and closes each connection after its current request. It returns at once.
+func (p *Plane) Drain() {
+	p.draining.Store(true)
+	for _, w := range p.workers {
+		w.d.Post(w.drain)
+	}
+}
+
+// Connections is the number of clients' connections.
+func (p *Plane) Connections() (n int) {
+	for _, w := range p.workers {
+		n += int(w.open.Load())
+	}
+	return n
+}
+
+// Stop ends the workers and closes every connection.
+func (p *Plane) Stop() {
+	for _, w := range p.workers {
+		w.d.Post(w.closeAll)
+		w.d.Stop()
+	}
+	for _, w := range p.workers {
+		<-w.d.Done()
+	}
+}

@@ -1,0 +1,355 @@
+package upstream
+
+import (
+	"crypto/tls"
+	"errors"
+	"syscall"
+	"time"
+
+	"detour.dev/detour/internal/dataplane/cluster"
+	"detour.dev/detour/internal/dataplane/event"
+	"detour.dev/detour/internal/dataplane/lb"
+	"detour.dev/detour/internal/dataplane/proxyerr"
+	sf "detour.dev/detour/internal/dataplane/streaminfo"
+	"detour.dev/detour/internal/dataplane/upstream/tlstransport"
+)
+
+// Times of guarantee E3 (DESIGN.md).
+const (
+	hedgeMin = 300 * time.Millisecond
+	hedgeMax = 400 * time.Millisecond
+	// synVerdict is when an unanswered SYN counts against its endpoint: the kernel has sent it twice by then.
+	synVerdict = 1200 * time.Millisecond
+	// probeEvery is the least time between two connections made only to see whether an endpoint answers.
+	probeEvery = 5 * time.Second
+	// askAgain is the pause before a silent endpoint without outlier detection is asked again.
+	askAgain = 2 * time.Second
+)
+
+// Waiter is the request that a connection is made for.
+type Waiter interface {
+	// Connected hands over the connection and the pick's bookkeeping.
+	Connected(d *Dial, c *Conn, res lb.Result)
+	// ConnectFailed says that the attempt failed; its endpoint has been judged already.
+	ConnectFailed(d *Dial, err *proxyerr.Error)
+	// ConnectSlow says that the endpoint has not answered within 3 × its usual time: the waiter may try another one and
+	// abandon this attempt or not.
+	ConnectSlow(d *Dial)
+}
+
+// Dial is one connection attempt. It may outlive the request that it was made for: the attempt that loses a race runs on
+// until it is decided, so that the endpoint is judged by its own answer.
+type Dial struct {
+	p        *Pools
+	cluster  *cluster.Cluster
+	res      lb.Result
+	waiter   Waiter // nil once abandoned, and for a probe
+	name     string // server name for TLS where the cluster takes it from the request
+	sock     *event.Socket
+	tls      *tlstransport.Handshake
+	via      *viaHandshake
+	began    time.Time
+	timer    event.Timer
+	answered bool // the SYN was
+	slow     bool
+	ended    bool
+	probe    bool
+}
+
+// Host is the endpoint being connected to.
+func (d *Dial) Host() *lb.Host { return d.res.Endpoint.Host }
+
+// Dial begins a connection to the picked endpoint. An error means that it failed at once; the endpoint has been judged.
+// name is the server name for TLS where the cluster derives it from the request (auto_sni).
+func (p *Pools) Dial(c *cluster.Cluster, res lb.Result, name string, w Waiter) (*Dial, *proxyerr.Error) {
+	d := &Dial{p: p, cluster: c, res: res, waiter: w, name: name, began: p.D.Now()}
+	h := res.Endpoint.Host
+	d.timer.Init(p.D, d.onTimer)
+	st := c.Stats()
+	st.UpstreamCxTotal.Inc()
+	h.Stats.CxTotal.Inc()
+	hp := p.host(h)
+	hp.dials++
+	c.Hedge().Count(d.began)
+	sock, err := p.connect(h, d)
+	if err != nil {
+		return nil, d.fail(proxyerr.Connect(err, true))
+	}
+	d.sock = sock
+	d.timer.Schedule(min(HedgeDelay(h), d.cluster.Config().ConnectTimeout))
+	return d, nil
+}
+
+func (p *Pools) connect(h *lb.Host, d *Dial) (*event.Socket, error) {
+	if via := p.Via.For(h); via != nil && h.Path == "" {
+		d.via = newViaHandshake(via, h)
+		return p.D.Connect(via.addr, "", d)
+	}
+	return p.D.Connect(h.Address, h.Path, d)
+}
+
+// HedgeDelay is how long an attempt may stay unanswered before another is made beside it.
+func HedgeDelay(h *lb.Host) time.Duration {
+	return min(max(3*h.UsualConnect(), hedgeMin), hedgeMax)
+}
+
+// Abandon lets the attempt run on without its request.
+func (d *Dial) Abandon() {
+	d.waiter = nil
+	if d.p.Compat {
+		d.cancel()
+	}
+}
+
+// Slow says whether the attempt has been unanswered for longer than usual.
+func (d *Dial) Slow() bool { return d.slow }
+
+// cancel ends the attempt without a judgement.
+func (d *Dial) cancel() {
+	if d.ended {
+		return
+	}
+	d.end()
+	d.res.Done(lb.Outcome{Now: d.p.D.Now(), Kind: lb.Cancelled})
+	if d.sock != nil {
+		d.sock.Close()
+	}
+}
+
+func (d *Dial) end() {
+	d.ended = true
+	d.timer.Stop()
+	if d.tls != nil {
+		d.tls.Cancel()
+	}
+	h := d.Host()
+	hp := d.p.host(h)
+	hp.dials--
+	if d.probe {
+		hp.probing = false
+	}
+	d.p.forget(h, hp)
+}
+
+// onTimer runs at the hedge delay, at the verdict, and at the connect timeout, in that order.
+func (d *Dial) onTimer() {
+	now := d.p.D.Now()
+	age := now.Sub(d.began)
+	timeout := d.cluster.Config().ConnectTimeout
+	switch {
+	case age >= timeout:
+		d.finish(d.fail(timeoutError(lb.ConnectTimeout)))
+	case d.p.Compat:
+		d.timer.Schedule(timeout - age)
+	case !d.slow:
+		d.slow = true
+		if !d.answered {
+			d.Host().SetSuspect(true)
+		}
+		d.timer.Schedule(min(synVerdict, timeout) - age)
+		if d.waiter != nil {
+			d.waiter.ConnectSlow(d)
+		}
+	case d.waiter == nil && age >= synVerdict && !d.answered:
+		d.finish(d.fail(timeoutError(lb.ConnectTimeout)))
+	default:
+		d.timer.Schedule(timeout - age)
+	}
+}
+
+func timeoutError(kind lb.OutcomeKind) *proxyerr.Error {
+	return &proxyerr.Error{Flags: sf.UpstreamConnectionFailure, Kind: kind, Unsent: true, Detail: proxyerr.ConnectionTimeout,
+		Cause: errors.New("no answer to the connection attempt")}
+}
+
+// fail judges the endpoint and gives the error back.
+func (d *Dial) fail(err *proxyerr.Error) *proxyerr.Error {
+	d.end()
+	if d.sock != nil {
+		d.sock.Close()
+	}
+	h, st := d.Host(), d.cluster.Stats()
+	st.UpstreamCxConnectFail.Inc()
+	h.Stats.CxConnectFail.Inc()
+	if err.Kind == lb.ConnectTimeout {
+		st.UpstreamCxConnectTimeout.Inc()
+	}
+	d.res.Done(lb.Outcome{Now: d.p.D.Now(), Kind: err.Kind, Err: err.Cause})
+	d.p.judged(d.cluster, d.res.Endpoint, err.Kind)
+	if err.Kind != lb.OurFault {
+		d.p.Clusters.Refresh(h)
+	}
+	return err
+}
+
+func (d *Dial) finish(err *proxyerr.Error) {
+	if w := d.waiter; w != nil {
+		d.waiter = nil
+		w.ConnectFailed(d, err)
+	}
+}
+
+// OnEvent hears of the connection attempt's outcome.
+func (d *Dial) OnEvent(readable, writable bool) {
+	if d.ended || !readable && !writable {
+		return
+	}
+	if !d.answered {
+		if !writable {
+			return
+		}
+		if err := d.sock.Connected(); err != nil {
+			d.finish(d.fail(proxyerr.Connect(err, false)))
+			return
+		}
+		d.onAnswered()
+	}
+	if d.via != nil {
+		switch done, err := d.via.step(d.sock); {
+		case err != nil:
+			d.finish(d.fail(proxyerr.Connect(err, false)))
+			return
+		case !done:
+			return
+		}
+		d.via = nil
+	}
+	d.secure()
+}
+
+func (d *Dial) onAnswered() {
+	d.answered = true
+	h := d.Host()
+	h.SetSuspect(false)
+	took := d.p.D.Now().Sub(d.began)
+	h.ObserveConnect(took)
+	d.cluster.Stats().UpstreamCxConnectMs.Record(took)
+}
+
+// secure opens TLS where the cluster asks for it.
+func (d *Dial) secure() {
+	cfg := d.cluster.Config()
+	if cfg.TransportSocket == nil || d.probe {
+		d.established(d.sock)
+		return
+	}
+	ctx, err := d.p.TLS.Get(cfg)
+	if err != nil {
+		d.finish(d.fail(tlsError(err)))
+		return
+	}
+	h := d.Host()
+	params := tlstransport.Params{ServerName: d.name, Hostname: h.Hostname, EndpointKey: h.String()}
+	d.tls = tlstransport.Start(d.p.D, d.sock, ctx, params, func(s event.Stream, state tls.ConnectionState, err error) {
+		d.tls = nil
+		if d.ended {
+			return
+		}
+		st := &d.cluster.Stats().SSL
+		if err != nil {
+			st.ConnectionError.Inc()
+			d.finish(d.fail(tlsError(err)))
+			return
+		}
+		st.Handshake.Inc()
+		if state.DidResume {
+			st.SessionReused.Inc()
+		}
+		d.established(s)
+	})
+}
+
+func tlsError(err error) *proxyerr.Error {
+	return &proxyerr.Error{Flags: sf.UpstreamConnectionFailure, Kind: lb.TLSFailed, Unsent: true,
+		Detail: proxyerr.ConnectionFailure, Cause: err}
+}
+
+func (d *Dial) established(s event.Stream) {
+	hp := d.p.host(d.Host())
+	hp.open++
+	d.end()
+	c := &Conn{Stream: s, Sock: d.sock, Host: d.Host(), Cluster: d.cluster, pools: d.p,
+		transport: d.cluster.Config().PoolKey, sni: d.name, made: d.p.D.Now()}
+	c.In.Init(d.p.Buffers)
+	c.idleFor.Init(d.p.D, func() {
+		c.Cluster.Stats().UpstreamCxIdleTimeout.Inc()
+		c.Close()
+	})
+	st := d.cluster.Stats()
+	st.UpstreamCxActive.Inc()
+	st.UpstreamCxHTTP1Total.Inc()
+	d.Host().Stats.CxActive.Inc()
+	now := d.p.D.Now()
+	if k := d.cluster.Config().Keepalive; k != nil {
+		setKeepalive(d.sock.FD(), k)
+	}
+	d.res.Connected(now, false)
+	if w := d.waiter; w != nil {
+		d.waiter = nil
+		w.Connected(d, c, d.res)
+		return
+	}
+	d.res.Done(lb.Outcome{Now: now, Kind: lb.Cancelled})
+	if d.probe && d.cluster.Config().TransportSocket != nil {
+		c.Close()
+		return
+	}
+	d.p.Put(c)
+}
+
+// Probe makes a connection to an endpoint only to see whether it answers: a request on a connection to it got no sign
+// of life (guarantee E3). The outcome judges the endpoint. At most one at a time and, after an answer, one in 5 s.
+func (p *Pools) Probe(c *cluster.Cluster, ep *lb.Endpoint) {
+	hp := p.host(ep.Host)
+	now := p.D.Now()
+	if hp.probing || now.Sub(hp.lastProbe) < probeEvery && !ep.Suspect() {
+		p.forget(ep.Host, hp)
+		return
+	}
+	hp.probing, hp.lastProbe = true, now
+	d := &Dial{p: p, cluster: c, res: c.Attempt(ep), began: now, probe: true}
+	d.timer.Init(p.D, d.onTimer)
+	hp.dials++
+	sock, err := p.connect(ep.Host, d)
+	if err != nil {
+		d.fail(proxyerr.Connect(err, true))
+		return
+	}
+	d.sock = sock
+	d.timer.Schedule(hedgeMin)
+}
+
+// judged keeps the mark of suspicion right after a failed attempt: an endpoint that refused has answered; one that stays
+// silent and is not ejected is asked again now and then, since requests pass it over while another serves.
+func (p *Pools) judged(c *cluster.Cluster, ep *lb.Endpoint, kind lb.OutcomeKind) {
+	if kind != lb.ConnectTimeout || p.Compat {
+		ep.SetSuspect(false)
+		return
+	}
+	hp := p.host(ep.Host)
+	hp.deadAt = p.D.Now()
+	if ep.Ejected() {
+		ep.SetSuspect(false)
+		return
+	}
+	if hp.again == nil {
+		hp.again = new(event.Timer)
+		hp.again.Init(p.D, func() {
+			if ep.Suspect() && !ep.Removed() {
+				p.Probe(c, ep)
+			}
+		})
+	}
+	hp.again.Schedule(askAgain)
+}
+
+// DeadSince says whether a connection attempt to the host that ended after t found it silent.
+func (p *Pools) DeadSince(h *lb.Host, t time.Time) bool {
+	hp := p.hosts[h]
+	return hp != nil && hp.deadAt.After(t)
+}
+
+// ErrReset says whether an I/O error is the peer's reset.
+func ErrReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}

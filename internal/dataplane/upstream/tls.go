@@ -1,0 +1,69 @@
+package upstream
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+
+	"detour.dev/detour/internal/dataplane/cluster"
+	"detour.dev/detour/internal/dataplane/upstream/tlstransport"
+)
+
+// TLSContexts holds the TLS settings of all clusters, shared by the workers, so that sessions are resumed and files read
+// once whichever worker connects.
+type TLSContexts struct {
+	Log *slog.Logger
+
+	mu  sync.Mutex
+	all map[*cluster.Config]*tlsEntry // guarded by mu
+}
+
+type tlsEntry struct {
+	key string
+	ctx *tlstransport.Context
+	err error
+}
+
+// Get gives the context for a cluster. Settings that did not change keep theirs, with its sessions, across
+// configurations.
+func (t *TLSContexts) Get(cfg *cluster.Config) (*tlstransport.Context, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.all[cfg]; e != nil {
+		return e.ctx, e.err
+	}
+	if t.all == nil {
+		t.all = map[*cluster.Config]*tlsEntry{}
+	}
+	for old, e := range t.all {
+		if old.Name == cfg.Name {
+			delete(t.all, old)
+			if e.key == cfg.PoolKey {
+				t.all[cfg] = e
+				return e.ctx, e.err
+			}
+		}
+	}
+	e := &tlsEntry{key: cfg.PoolKey}
+	e.ctx, e.err = t.compile(cfg)
+	t.all[cfg] = e
+	return e.ctx, e.err
+}
+
+func (t *TLSContexts) compile(cfg *cluster.Config) (*tlstransport.Context, error) {
+	var u tlsv3.UpstreamTlsContext
+	if err := cfg.TransportSocket.GetTypedConfig().UnmarshalTo(&u); err != nil {
+		return nil, fmt.Errorf("transport_socket %s: %w", cfg.TransportSocket.GetName(), err)
+	}
+	ctx, err := tlstransport.New(&u, tlstransport.Options{Log: t.Log})
+	if err != nil {
+		return nil, err
+	}
+	if ctx.Insecure() {
+		t.Log.Warn("TLS WITHOUT VERIFICATION: any server can pose as the endpoints of this host (insecureSkipVerify, or no CA)",
+			"cluster", cfg.Name)
+	}
+	return ctx, nil
+}
