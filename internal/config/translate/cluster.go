@@ -29,8 +29,8 @@ const protocolOptionsName = "envoy.extensions.upstreams.http.v3.HttpProtocolOpti
 type clusterContext struct {
 	service *service
 	port    servicePort
-	subset  *networking.Subset // nil for the whole service
-	from    *config.Object     // the DestinationRule it names in its metadata; nil when there is none
+	subset  *subset        // nil for the whole service
+	from    *config.Object // the DestinationRule it names in its metadata; nil when there is none
 	policy  policy
 	members []member
 	options *httpv3.HttpProtocolOptions // nil until something needs it
@@ -39,9 +39,9 @@ type clusterContext struct {
 // clustersOf gives the clusters of a service and the load assignments of those that get theirs by EDS. What is blocked has
 // none: a route to it is answered 503, a connection closed.
 func (c *compiler) clustersOf(s *service) (clusters []*clusterv3.Cluster, assignments []*endpointv3.ClusterLoadAssignment) {
-	add := func(cc *clusterContext) {
+	for _, cc := range c.contexts(s) {
 		if c.blocked(s, cc.policy) != "" {
-			return
+			continue
 		}
 		cl, la := c.cluster(cc)
 		if cl != nil {
@@ -51,33 +51,41 @@ func (c *compiler) clustersOf(s *service) (clusters []*clusterv3.Cluster, assign
 			assignments = append(assignments, la)
 		}
 	}
+	return clusters, assignments
+}
+
+// contexts gives what each cluster of a service is made from: one for every port, and one for every port and subset.
+func (c *compiler) contexts(s *service) []*clusterContext {
+	var out []*clusterContext
 	for _, port := range s.ports {
 		if port.protocol == datagram {
 			continue
 		}
 		whole := &clusterContext{service: s, port: port, policy: s.rule.policyFor(port.number, nil), members: c.membersOf(s, port, nil)}
-		if s.rule != nil {
-			whole.from = s.rule.from
-		}
-		add(whole)
-		if s.rule == nil || s.spec.Resolution == networking.ServiceEntry_DYNAMIC_DNS {
+		out = append(out, whole)
+		if s.rule == nil {
 			continue
 		}
-		for _, sub := range s.rule.subsets {
-			add(&clusterContext{
-				service: s, port: port, subset: sub.Subset, from: s.rule.from,
-				policy:  s.rule.policyFor(port.number, sub.Subset),
+		whole.from = s.rule.from
+		if s.spec.Resolution == networking.ServiceEntry_DYNAMIC_DNS {
+			continue
+		}
+		for i := range s.rule.subsets {
+			sub := &s.rule.subsets[i]
+			out = append(out, &clusterContext{
+				service: s, port: port, subset: sub, from: s.rule.from,
+				policy:  s.rule.policyFor(port.number, sub),
 				members: c.membersOf(s, port, sub.Labels),
 			})
 		}
 	}
-	return clusters, assignments
+	return out
 }
 
 // cluster makes one cluster, and its load assignment where that goes by EDS.
 func (c *compiler) cluster(cc *clusterContext) (*clusterv3.Cluster, *endpointv3.ClusterLoadAssignment) {
 	s := cc.service
-	name := clusterName(cc.port.number, cc.subset.GetName(), s.host)
+	name := clusterName(cc.port.number, cc.subset.name(), s.host)
 	cl := &clusterv3.Cluster{
 		Name:           name,
 		AltStatName:    name + ";",

@@ -1,5 +1,7 @@
 package translate
 
+//lint:file-ignore SA1019 istiod emits fields that Envoy calls deprecated
+
 import (
 	"time"
 
@@ -65,7 +67,7 @@ func (c *compiler) nameEndpoints(cc *clusterContext, groups []localityGroup) {
 // rewritesHost belongs to deviation 2: Host follows the endpoint where SNI does, because a provider's front end refuses a
 // Host that does not fit the SNI. The annotation keeps Host there, or asks for the endpoint's with plain HTTP too. Istio
 // always keeps Host (T4).
-func (c *compiler) rewritesHost(s *service, port servicePort, sub *networking.Subset) bool {
+func (c *compiler) rewritesHost(s *service, port servicePort, sub *subset) bool {
 	if c.group.CompatIstio || !resolvesByName(s.spec.Resolution) {
 		return false
 	}
@@ -95,8 +97,8 @@ func (s *service) annotated() []*config.Object {
 
 // verifyStatedName belongs to deviation 2: a stated sni without names to verify is itself the name to verify. Istio then
 // accepts any certificate that the authorities signed.
-func (c *compiler) verifyStatedName(t *networking.ClientTLSSettings, sans []string, skip bool) []string {
-	if c.group.CompatIstio || skip || len(sans) > 0 {
+func (c *compiler) verifyStatedName(t *networking.ClientTLSSettings, sans []string) []string {
+	if c.group.CompatIstio || len(sans) > 0 {
 		return sans
 	}
 	return []string{t.Sni}
@@ -161,7 +163,7 @@ func (c *compiler) typedDNSCluster(cl *clusterv3.Cluster, r networking.ServiceEn
 // deprecated.
 func (c *compiler) limitByClient(action *routev3.RouteAction) {
 	if c.group.CompatIstio {
-		action.MaxGrpcTimeout = action.Timeout //nolint:staticcheck // what istiod emits
+		action.MaxGrpcTimeout = action.Timeout
 		return
 	}
 	action.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{GrpcTimeoutHeaderMax: action.Timeout}
@@ -196,15 +198,15 @@ func (c *compiler) blocked(s *service, p policy) string {
 	case c.group.CompatIstio:
 		return ""
 	case originates(p.tls) && p.tls.CredentialName != "":
-		at := s.rule.from
-		c.report(config.Warningf(at, CodeCredential, "spec.trafficPolicy.tls.credentialName",
+		at := p.at["tls"]
+		c.report(config.Warningf(at.Object, CodeCredential, at.Field+".credentialName",
 			"secret %q can't be read outside Kubernetes, so %s answers 503; name files in caCertificates, clientCertificate and privateKey", p.tls.CredentialName, s.host))
-		return at.Key.String() + " at " + at.At("spec.trafficPolicy.tls.credentialName").String() + " takes its certificates from a Kubernetes secret, which can't be read here"
+		return at.Object.Key.String() + " at " + at.String() + " takes its certificates from a Kubernetes secret, which can't be read here"
 	case p.tls.GetMode() == networking.ClientTLSSettings_ISTIO_MUTUAL:
-		at := s.rule.from
-		c.report(config.Warningf(at, CodeCredential, "spec.trafficPolicy.tls.mode",
+		at := p.at["tls"]
+		c.report(config.Warningf(at.Object, CodeCredential, at.Field+".mode",
 			"ISTIO_MUTUAL needs a mesh's certificates, so %s answers 503; use SIMPLE or MUTUAL", s.host))
-		return at.Key.String() + " at " + at.At("spec.trafficPolicy.tls.mode").String() + " asks for a mesh's own certificates, which do not exist here"
+		return at.Object.Key.String() + " at " + at.String() + " asks for a mesh's own certificates, which do not exist here"
 	}
 	return ""
 }

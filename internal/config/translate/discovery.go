@@ -1,5 +1,7 @@
 package translate
 
+//lint:file-ignore SA1019 istiod emits fields that Envoy calls deprecated
+
 import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	dfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dynamic_forward_proxy/v3"

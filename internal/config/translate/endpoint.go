@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 
@@ -21,6 +22,7 @@ type member struct {
 	locality locality
 	weight   uint32
 	hostname string // what Envoy calls the endpoint; empty: its address
+	at       Place  // where it was written
 }
 
 // isName tells whether the endpoint is reached by a DNS name.
@@ -49,8 +51,12 @@ func (c *compiler) membersOf(s *service, port servicePort, labels map[string]str
 			entries = []*networking.WorkloadEntry{{Address: s.host}}
 		}
 		for range c.copiesOf(s) {
-			for _, e := range entries {
+			for i, e := range entries {
 				m := memberOf(e, declared)
+				m.at = Place{o, fmt.Sprintf("spec.endpoints[%d]", i)}
+				if len(se.Endpoints) == 0 {
+					m.at.Field = "spec.hosts"
+				}
 				if usable(m, s.spec.Resolution) && labelsInclude(m.labels, labels) {
 					out = append(out, m)
 				}

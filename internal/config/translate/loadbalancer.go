@@ -1,5 +1,7 @@
 package translate
 
+//lint:file-ignore SA1019 people's files still use them
+
 import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -85,7 +87,7 @@ func applyHash(cl *clusterv3.Cluster, h *networking.LoadBalancerSettings_Consist
 	size := uint64(1024)
 	if r := h.GetRingHash(); r.GetMinimumRingSize() > 0 {
 		size = r.MinimumRingSize
-	} else if n := h.MinimumRingSize; n > 0 { //nolint:staticcheck // deprecated in the API, still in people's files
+	} else if n := h.MinimumRingSize; n > 0 {
 		size = n
 	}
 	cl.LbPolicy = clusterv3.Cluster_RING_HASH

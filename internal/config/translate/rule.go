@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"fmt"
 	"slices"
 
 	networking "istio.io/api/networking/v1alpha3"
@@ -21,7 +22,16 @@ type rule struct {
 // subset is one named subset and the object that declares it.
 type subset struct {
 	*networking.Subset
-	from *config.Object
+	from  *config.Object
+	index int
+}
+
+// name is the subset's; "" for the whole service.
+func (s *subset) name() string {
+	if s == nil {
+		return ""
+	}
+	return s.Name
 }
 
 func ruleOf(o *config.Object) *networking.DestinationRule {
@@ -80,10 +90,10 @@ func (r *rule) add(o *config.Object, dr *networking.DestinationRule) {
 	if r.policy == nil && dr.TrafficPolicy != nil {
 		r.policy, r.policyO = dr.TrafficPolicy, o
 	}
-	for _, sub := range dr.Subsets {
+	for i, sub := range dr.Subsets {
 		known := slices.ContainsFunc(r.subsets, func(s subset) bool { return s.Name == sub.Name })
 		if sub != nil && !known {
-			r.subsets = append(r.subsets, subset{sub, o})
+			r.subsets = append(r.subsets, subset{sub, o, i})
 		}
 	}
 }
@@ -97,21 +107,24 @@ type policy struct {
 	tunnel   *networking.TrafficPolicy_TunnelSettings
 	proxy    *networking.TrafficPolicy_ProxyProtocol
 	budget   *networking.TrafficPolicy_RetryBudget
+	at       map[string]Place // where the blocks outlierDetection, loadBalancer and tls were written, by name
 }
 
 // policyFor puts the levels together for one port and subset: the subset's blocks replace the rule's one by one, and
 // portLevelSettings for the port replace all four blocks they can have, without inheriting any (SEMANTICS §1.5).
-func (r *rule) policyFor(port uint32, sub *networking.Subset) policy {
-	var p policy
+func (r *rule) policyFor(port uint32, sub *subset) policy {
+	p := policy{at: map[string]Place{}}
 	if r == nil {
 		return p
 	}
-	p.override(r.policy, port)
-	p.override(sub.GetTrafficPolicy(), port)
+	p.override(r.policy, port, Place{r.policyO, "spec.trafficPolicy"})
+	if sub != nil {
+		p.override(sub.TrafficPolicy, port, Place{sub.from, fmt.Sprintf("spec.subsets[%d].trafficPolicy", sub.index)})
+	}
 	return p
 }
 
-func (p *policy) override(tp *networking.TrafficPolicy, port uint32) {
+func (p *policy) override(tp *networking.TrafficPolicy, port uint32, at Place) {
 	if tp == nil {
 		return
 	}
@@ -122,11 +135,25 @@ func (p *policy) override(tp *networking.TrafficPolicy, port uint32) {
 	replace(&p.tunnel, tp.Tunnel)
 	replace(&p.proxy, tp.ProxyProtocol)
 	replace(&p.budget, tp.RetryBudget)
-	for _, l := range tp.PortLevelSettings {
+	p.note("outlierDetection", tp.OutlierDetection != nil, at)
+	p.note("loadBalancer", tp.LoadBalancer != nil, at)
+	p.note("tls", tp.Tls != nil, at)
+	for i, l := range tp.PortLevelSettings {
 		if l.GetPort().GetNumber() == port {
 			p.pool, p.outlier, p.balancer, p.tls = l.ConnectionPool, l.OutlierDetection, l.LoadBalancer, l.Tls
+			at.Field += fmt.Sprintf(".portLevelSettings[%d]", i)
+			for _, block := range []string{"outlierDetection", "loadBalancer", "tls"} {
+				p.note(block, true, at)
+			}
 			return
 		}
+	}
+}
+
+// note keeps where a block was written.
+func (p *policy) note(block string, written bool, at Place) {
+	if written {
+		p.at[block] = Place{at.Object, at.Field + "." + block}
 	}
 }
 

@@ -1,5 +1,7 @@
 package translate
 
+//lint:file-ignore SA1019 istiod emits fields that Envoy calls deprecated
+
 import (
 	"net/netip"
 	"strings"
@@ -77,16 +79,9 @@ func (c *compiler) upstreamTLS(cc *clusterContext, t *networking.ClientTLSSettin
 		},
 	}
 	skip := t.InsecureSkipVerify.GetValue()
-	sans := t.SubjectAltNames
-	if len(sans) == 0 {
-		sans = cc.service.spec.SubjectAltNames
-	}
-	if skip {
-		sans = nil
-	}
+	sans := c.namesToVerify(cc, t)
 	switch {
 	case t.Sni != "":
-		sans = c.verifyStatedName(t, sans, skip)
 	case c.namesFollowEndpoints(cc):
 		ctx.AutoHostSni = true
 		ctx.AutoSniSanValidation = !skip && len(sans) == 0
@@ -95,6 +90,22 @@ func (c *compiler) upstreamTLS(cc *clusterContext, t *networking.ClientTLSSettin
 	}
 	c.applyValidation(cc, ctx, t, sans, skip)
 	return ctx
+}
+
+// namesToVerify gives the names of which a certificate must carry one: the rule's, else the ServiceEntry's. None means that
+// SNI or Host decides, or that nothing is verified.
+func (c *compiler) namesToVerify(cc *clusterContext, t *networking.ClientTLSSettings) []string {
+	if t.InsecureSkipVerify.GetValue() {
+		return nil
+	}
+	sans := t.SubjectAltNames
+	if len(sans) == 0 {
+		sans = cc.service.spec.SubjectAltNames
+	}
+	if t.Sni != "" {
+		sans = c.verifyStatedName(t, sans)
+	}
+	return sans
 }
 
 // alpn: h2 only where the cluster speaks HTTP/2, both where it follows the client, else none.
@@ -120,11 +131,8 @@ func (c *compiler) applyValidation(cc *clusterContext, ctx *tlsv3.UpstreamTlsCon
 		return
 	}
 	if skip {
-		at := cc.service.rule.policyO
-		if at == nil {
-			at = cc.from
-		}
-		c.report(config.Warningf(at, CodeInsecure, "spec.trafficPolicy.tls.insecureSkipVerify",
+		at := cc.policy.at["tls"]
+		c.report(config.Warningf(at.Object, CodeInsecure, at.Field+".insecureSkipVerify",
 			"nobody verifies who answers for %s: whoever can reach the network path can read and change everything; remove insecureSkipVerify, or name the authority in caCertificates",
 			cc.service.host))
 	}
@@ -169,7 +177,7 @@ func secretsBySDS(common *tlsv3.CommonTlsContext, t *networking.ClientTLSSetting
 		ca = "system"
 	}
 	validation := &tlsv3.CertificateValidationContext{}
-	validation.MatchSubjectAltNames = exactSANs(sans) //nolint:staticcheck // what istiod emits
+	validation.MatchSubjectAltNames = exactSANs(sans)
 	common.ValidationContextType = &tlsv3.CommonTlsContext_CombinedValidationContext{
 		CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
 			DefaultValidationContext:         validation,

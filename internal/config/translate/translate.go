@@ -63,15 +63,7 @@ type compiler struct {
 // Translate compiles a configuration for one node group. The issues are what can only be seen when objects are put
 // together; none of them stops the rest. Equal arguments give equal results.
 func Translate(set *config.Set, group xds.NodeGroup) (*xds.Snapshot, []config.Issue) {
-	c := &compiler{set: set, group: group, reported: map[string]bool{}}
-	if c.group.Namespace == "" {
-		c.group.Namespace = config.DefaultNamespace
-	}
-	c.node = newNode(c.group)
-	c.mesh = newMesh(set, c.group)
-	c.findRouters()
-	c.findServices()
-
+	c := newCompiler(set, group)
 	snap := &xds.Snapshot{}
 	for _, s := range c.services {
 		cs, es := c.clustersOf(s)
@@ -88,6 +80,19 @@ func Translate(set *config.Set, group xds.NodeGroup) (*xds.Snapshot, []config.Is
 	snap.Names = c.names()
 	snap.Version = snap.Hash()
 	return snap, c.issues
+}
+
+// newCompiler finds out what the group can reach and which rules apply to it.
+func newCompiler(set *config.Set, group xds.NodeGroup) *compiler {
+	c := &compiler{set: set, group: group, reported: map[string]bool{}}
+	if c.group.Namespace == "" {
+		c.group.Namespace = config.DefaultNamespace
+	}
+	c.node = newNode(c.group)
+	c.mesh = newMesh(set, c.group)
+	c.findRouters()
+	c.findServices()
+	return c
 }
 
 // report keeps an issue unless the same one was reported before: several ports and subsets read the same field.

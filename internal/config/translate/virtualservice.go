@@ -94,13 +94,13 @@ func (c *compiler) lead(action *routev3.RouteAction, dests []*networking.HTTPRou
 }
 
 // subset finds a declared subset by name; nil where there is none.
-func (s *service) subset(name string) *networking.Subset {
+func (s *service) subset(name string) *subset {
 	if s.rule == nil {
 		return nil
 	}
-	for _, sub := range s.rule.subsets {
-		if sub.Name == name {
-			return sub.Subset
+	for i := range s.rule.subsets {
+		if s.rule.subsets[i].Name == name {
+			return &s.rule.subsets[i]
 		}
 	}
 	return nil

@@ -1,0 +1,106 @@
+package translate
+
+import (
+	networking "istio.io/api/networking/v1alpha3"
+
+	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/xds"
+)
+
+// Place is a field of an object.
+type Place struct {
+	Object *config.Object
+	Field  string
+}
+
+// String gives the place's FILE:LINE:COLUMN.
+func (p Place) String() string { return p.Object.At(p.Field).String() }
+
+// Plan is what translation decided about one cluster and from which lines, for analysis: what the snapshot says without
+// saying why.
+type Plan struct {
+	Cluster  string // outbound|PORT|SUBSET|HOST
+	Host     string
+	Port     uint32
+	Protocol string // "http", "tls" or "tcp"
+	Entry    *config.Object
+	Rule     *config.Object // the DestinationRule in force; nil when none is
+	// Blocked says why nothing is sent there; "" when all is well.
+	Blocked  string
+	External bool // MESH_EXTERNAL
+	Outlier  *networking.OutlierDetection
+	TLS      *networking.ClientTLSSettings // nil when the proxy does not speak TLS upstream of its own accord
+	// NamesFollowEndpoints: SNI and the name to verify are the chosen endpoint's.
+	NamesFollowEndpoints bool
+	// SANs are the names of which a certificate must carry one, where somebody stated them.
+	SANs []string
+	// LocalityOff: localityLbSetting says enabled: false.
+	LocalityOff bool
+	// Distributed: localityLbSetting gives weights, which is not failover.
+	Distributed bool
+	Endpoints   []PlannedEndpoint
+	at          map[string]Place
+}
+
+// PlannedEndpoint is one endpoint with its place in the order of failover.
+type PlannedEndpoint struct {
+	Address  string // host name, IP address or path of a unix socket
+	Port     uint32 // 0 for a unix socket
+	IsName   bool
+	Locality string // REGION/ZONE/SUBZONE as far as known
+	Priority uint32
+	At       Place
+}
+
+// At tells where a block of the policy (outlierDetection, loadBalancer, tls) was written; where it was not, the place to
+// write it: the DestinationRule's trafficPolicy, else the ServiceEntry.
+func (p *Plan) At(block string) Place {
+	if at, ok := p.at[block]; ok {
+		return at
+	}
+	if p.Rule != nil {
+		return Place{p.Rule, "spec.trafficPolicy"}
+	}
+	return Place{p.Entry, "spec.hosts"}
+}
+
+// Plans tells what Translate decides about every cluster, in its order.
+func Plans(set *config.Set, group xds.NodeGroup) []*Plan {
+	c := newCompiler(set, group)
+	var out []*Plan
+	for _, s := range c.services {
+		for _, cc := range c.contexts(s) {
+			out = append(out, c.plan(cc))
+		}
+	}
+	return out
+}
+
+func (c *compiler) plan(cc *clusterContext) *Plan {
+	s := cc.service
+	setting := c.placementFor(cc.policy)
+	p := &Plan{
+		Cluster: clusterName(cc.port.number, cc.subset.name(), s.host), Host: s.host, Port: cc.port.number,
+		Protocol: "tcp", Entry: s.first, Rule: cc.from, Blocked: c.blocked(s, cc.policy), External: s.external(),
+		Outlier: cc.policy.outlier, NamesFollowEndpoints: c.namesFollowEndpoints(cc),
+		LocalityOff: setting.off, Distributed: len(setting.distribute) > 0, at: cc.policy.at,
+	}
+	switch {
+	case cc.port.protocol.http():
+		p.Protocol = "http"
+	case cc.port.protocol == opaqueTLS:
+		p.Protocol = "tls"
+	}
+	if t := cc.policy.tls; originates(t) {
+		p.TLS = t
+		p.SANs = c.namesToVerify(cc, t)
+	}
+	for _, g := range c.place(cc.members, setting, cc.policy.outlier != nil) {
+		for _, m := range g.members {
+			p.Endpoints = append(p.Endpoints, PlannedEndpoint{
+				Address: m.address, Port: m.port, IsName: m.isName(), Locality: g.locality.String(), Priority: g.priority, At: m.at,
+			})
+		}
+	}
+	return p
+}
