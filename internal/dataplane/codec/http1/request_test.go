@@ -211,6 +211,8 @@ func TestParseRequestAccepts(t *testing.T) {
 			"GET / HTTP/1.1\r\nHost: a\r\n\r\n"},
 		{"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: foo, H2C\r\nConnection: upgrade\r\n\r\n",
 			"GET origin  a / none keep -Upgrade -Connection", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"},
+		{"GET / HTTP/1.0\r\nHost: a\r\nUpgrade: w\r\nConnection: upgrade\r\n\r\n",
+			"GET origin  a / none -Upgrade -Connection", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"},
 		{"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: a\r\nUpgrade: b\r\nConnection: upgrade\r\n\r\n",
 			"GET origin  a / none keep -Upgrade -Upgrade -Connection", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"},
 	}
@@ -294,6 +296,7 @@ func TestLimits(t *testing.T) {
 		{"head", head(MaxHead), nil},
 		{"head+1", head(MaxHead + 1), errHeadTooLarge},
 		{"empty lines are not part", "\r\n\r\n" + head(MaxHead), nil},
+		{"no end in sight", head(MaxHead + 1)[:MaxHead], errHeadTooLarge}, // without waiting for a byte more
 		{"request line", line(MaxHead) + "Host: a\r\n\r\n", errHeadTooLarge},
 		{"request line+1", line(MaxHead+1) + "Host: a\r\n\r\n", errURITooLong},
 		{"fields", fields(MaxFields), nil},

@@ -172,6 +172,10 @@ func TestRelayToHTTP10(t *testing.T) {
 	if want := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"; string(r.out) != want || !r.complete {
 		t.Errorf("got %q (complete %v)\nwant %q", r.out, r.complete, want)
 	}
+	r = relayResponse([]byte("HTTP/1.0 200 OK\r\n\r\nhello"), Asked{}, 0, true)
+	if want := "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello"; string(r.out) != want {
+		t.Errorf("got %q\nwant %q", r.out, want)
+	}
 	r = relayResponse([]byte("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), Asked{}, 1, false)
 	if want := "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"; string(r.out) != want || !r.complete {
 		t.Errorf("got %q (complete %v)\nwant %q", r.out, r.complete, want)

@@ -125,6 +125,21 @@ func TestReset(t *testing.T) {
 	}
 }
 
+// TestResumes: what was seen isn't looked at again, which shows when it is damaged afterwards.
+func TestResumes(t *testing.T) {
+	buf := []byte("GET /a HTTP/1.1\r\nHost: a\r\nX: yyyy\r\n\r\n")
+	var h Head
+	if n, err := ParseRequest(buf[:31], &h); n != 0 || err != nil {
+		t.Fatal(n, err)
+	}
+	for i := range buf[:16] { // the request line
+		buf[i] = 0
+	}
+	if n, err := ParseRequest(buf, &h); n != len(buf) || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+}
+
 // TestShrunk: fewer bytes than before in the same buffer (the driver took some away) start over.
 func TestShrunk(t *testing.T) {
 	buf := []byte("GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
