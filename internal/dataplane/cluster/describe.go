@@ -31,6 +31,9 @@ func (l *live) describe(events []outlier.Event, o *lb.Outcome) (lines []line) {
 		args := []any{"cluster", l.name, "endpoint", e.String(), "name", e.Name, "locality", lb.LocalityName(e.Locality)}
 		switch ev.Kind {
 		case outlier.Ejected:
+			if ev.Again {
+				continue
+			}
 			to, crosses := l.destination(e)
 			lines = append(lines, line{slog.LevelWarn, "endpoint ejected",
 				append(args, "reason", ev.Why, "for", ev.For, "traffic", to, "crosses_region", crosses)})

@@ -62,6 +62,7 @@ type Health struct {
 	At         time.Time     // of the last ejection, with its monotonic reading
 	LocalCause bool          // the last ejection was for failures seen here
 	FailedAt   time.Time     // last local-origin failure
+	Forgiven   uint64        // 1 + the spell in which an ejection was taken back (E4); 0: never
 	Episode    uint64        // the spell without any success in which FailedAt lies
 }
 

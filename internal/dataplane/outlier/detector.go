@@ -149,6 +149,8 @@ type Event struct {
 	Why      string
 	At       time.Time
 	For      time.Duration
+	// Again: the endpoint was ejected before and that was taken back (E4), with no success anywhere since: no news.
+	Again bool
 }
 
 // SetEndpoints tells which endpoints the cluster has now, each host once.
@@ -225,6 +227,7 @@ func (d *Detector) amnesty() (events []Event) {
 		if e.Ejected() && e.Health.LocalCause {
 			d.uneject(e.Host)
 			e.Health.Backoff-- // it counts as if it had not been
+			e.Health.Forgiven = d.spell.Load() + 1
 			events = append(events, Event{Kind: Returned, Endpoint: e, Why: "every endpoint fails"})
 		}
 	}
@@ -263,7 +266,8 @@ func (d *Detector) consecutive(events []Event, e *lb.Endpoint, o *lb.Outcome, hi
 	}
 	d.stats.EjectionsEnforcedTotal.Inc()
 	enforced.Inc()
-	return append(events, Event{Kind: Ejected, Endpoint: e, Why: o.Reason(), For: d.eject(c, e.Host, o.Now, local)})
+	return append(events, Event{Kind: Ejected, Endpoint: e, Why: o.Reason(), For: d.eject(c, e.Host, o.Now, local),
+		Again: e.Health.Forgiven == d.spell.Load()+1})
 }
 
 // mayEject is Envoy's rule since 1.28: the share of ejected hosts, this one included, must not exceed the limit; one is
