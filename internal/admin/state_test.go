@@ -141,43 +141,6 @@ func ask(h http.Handler, method, target string, edit ...func(*http.Request)) (st
 	return w.Code, string(b)
 }
 
-// shape replaces every value of decoded JSON by its kind, and joins the shapes of a list's elements.
-func shape(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		out := map[string]any{}
-		for k, x := range v {
-			out[k] = shape(x)
-		}
-		return out
-	case []any:
-		var joined any
-		for _, x := range v {
-			joined = join(joined, shape(x))
-		}
-		return []any{joined}
-	case string:
-		return "string"
-	case float64:
-		return "number"
-	case bool:
-		return "bool"
-	}
-	return "null"
-}
-
-func join(a, b any) any {
-	ma, ok := a.(map[string]any)
-	mb, ok2 := b.(map[string]any)
-	if !ok || !ok2 {
-		return b
-	}
-	for k, v := range mb {
-		ma[k] = join(ma[k], v)
-	}
-	return ma
-}
-
 func parse(t testing.TB, s string) any {
 	t.Helper()
 	var v any
