@@ -18,6 +18,9 @@ import (
 // MaxFileSize bounds one file, in bytes; 20,000 ServiceEntries as kubectl prints them are about 30 MB.
 const MaxFileSize = 64 << 20
 
+// maxIssues bounds what is said of one file before the rest of it is left unread.
+const maxIssues = 10_000
+
 // Result is what one file holds.
 type Result struct {
 	Objects []*config.Object // in document order; the good ones only
@@ -50,6 +53,9 @@ func Read(name string, data []byte) Result {
 		return r.out
 	}
 	for _, c := range split(data) {
+		if r.full(config.Origin{File: name, Line: c.line + 1, Column: 1}) {
+			break
+		}
 		r.document(c)
 	}
 	slices.SortStableFunc(r.out.Issues, func(a, b config.Issue) int {
@@ -70,6 +76,15 @@ type reader struct {
 func (r *reader) fileIssue(code string, at config.Origin, message string) {
 	r.out.Parsed = false
 	r.out.Issues = append(r.out.Issues, config.Issue{Severity: config.Error, Code: code, Origin: at, Message: message})
+}
+
+// full tells whether enough is wrong with the file, and says so.
+func (r *reader) full(at config.Origin) bool {
+	if len(r.out.Issues) < maxIssues {
+		return false
+	}
+	r.fileIssue(config.CodeTooLarge, at, "too much is wrong with this file; the rest was not read")
+	return true
 }
 
 func (r *reader) document(c chunk) {
@@ -112,6 +127,9 @@ func (r *reader) list(d *document, top map[string]any, duplicates []problem) {
 	}
 	for i, item := range items {
 		prefix := fmt.Sprintf("items[%d]", i)
+		if len(r.out.Issues) >= maxIssues && r.full(d.Position(prefix)) {
+			return
+		}
 		m, ok := item.(map[string]any)
 		if !ok {
 			r.fileIssue(config.CodeNotAnObject, d.Position(prefix), prefix+": wants an object with apiVersion, kind and metadata, got "+describe(item))

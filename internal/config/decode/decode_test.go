@@ -223,6 +223,20 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
+func TestIssuesAreBounded(t *testing.T) {
+	one := Read("f", []byte(head+"spec: {"+strings.Repeat("x: 1, ", 500)+strings.Repeat("'y': {}, ", 500)+"}"))
+	if n := len(one.Issues); n < 2 || n > 2*maxProblems {
+		t.Errorf("%d issues of one object", n)
+	}
+	docs := Read("f", []byte(strings.Repeat("---\n[]\n", maxIssues+10)))
+	items := Read("f", []byte("kind: List\nitems:\n"+strings.Repeat("- 1\n", maxIssues+10)))
+	for _, r := range []Result{docs, items} {
+		if last := r.Issues[len(r.Issues)-1]; len(r.Issues) != maxIssues+1 || r.Parsed || last.Code != config.CodeTooLarge {
+			t.Errorf("%d issues, the last %v", len(r.Issues), last)
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	files, _ := filepath.Glob(walkthrough + "/*.yaml")
 	for _, p := range files {

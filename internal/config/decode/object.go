@@ -43,7 +43,13 @@ type object struct {
 	problems []problem
 }
 
+// maxProblems bounds what is said of one object; who made more mistakes mends these first.
+const maxProblems = 100
+
 func (o *object) problem(code, path, format string, args ...any) {
+	if len(o.problems) >= maxProblems {
+		return
+	}
 	o.problems = append(o.problems, problem{code: code, path: path, message: fmt.Sprintf(format, args...)})
 }
 
@@ -170,8 +176,7 @@ func (o *object) networkingKind(m map[string]any, kind, version string) (mine bo
 }
 
 func (o *object) note(format string, args ...any) {
-	o.problem(config.CodeKindIgnored, "kind", format, args...)
-	o.problems[len(o.problems)-1].severity = config.Note
+	o.problems = append(o.problems, problem{severity: config.Note, code: config.CodeKindIgnored, path: "kind", message: fmt.Sprintf(format, args...)})
 }
 
 // nameOnly reads the key of an object that is not decoded, for messages.

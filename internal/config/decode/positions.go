@@ -226,7 +226,7 @@ func findDuplicates(root *yamlv3.Node) []problem {
 	var out []problem
 	var walk func(n *yamlv3.Node, path string, depth int)
 	walk = func(n *yamlv3.Node, path string, depth int) {
-		if depth > maxDepth {
+		if depth > maxDepth || len(out) >= maxProblems {
 			return
 		}
 		switch n.Kind {
@@ -240,7 +240,7 @@ func findDuplicates(root *yamlv3.Node) []problem {
 				k := n.Content[i]
 				p := keyPath(path, k.Value)
 				if k.Kind == yamlv3.ScalarNode {
-					if seen[k.Value]++; seen[k.Value] > 1 && k.Tag != "!!merge" {
+					if seen[k.Value]++; seen[k.Value] > 1 && k.Tag != "!!merge" && len(out) < maxProblems {
 						out = append(out, problem{code: config.CodeDuplicateKey, path: p, occurrence: seen[k.Value],
 							message: fmt.Sprintf("%q stands here a second time; keep one", k.Value)})
 					}

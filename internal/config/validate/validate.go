@@ -39,20 +39,25 @@ func Object(o *config.Object) Verdict {
 		c.virtualService(spec)
 		c.unsupportedVirtualService(spec)
 	}
-	v := Verdict{Issues: c.issues}
-	for _, i := range c.issues {
-		v.Rejected = v.Rejected || i.Severity == config.Error
-	}
-	return v
+	return Verdict{Issues: c.issues, Rejected: c.rejected}
 }
 
 // checker collects the issues of one object.
 type checker struct {
 	o      *config.Object
 	issues []config.Issue
+	// rejected: there is an error among the issues.
+	rejected bool
 }
 
+// maxIssues bounds what is said of one object. The first error is always said: it rejects the object.
+const maxIssues = 100
+
 func (c *checker) add(s config.Severity, code, path, format string, args ...any) {
+	if len(c.issues) >= maxIssues && (c.rejected || s != config.Error) {
+		return
+	}
+	c.rejected = c.rejected || s == config.Error
 	c.issues = append(c.issues, config.Issue{
 		Severity: s, Code: code, Object: c.o.Key, Origin: c.o.At(path), Field: path, Message: fmt.Sprintf(format, args...),
 	})

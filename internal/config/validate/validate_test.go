@@ -228,3 +228,38 @@ func TestVerdicts(t *testing.T) {
 		}
 	}
 }
+
+func TestIssuesAreBounded(t *testing.T) {
+	warn := strings.Repeat("{address: b.com}, ", 200)
+	for _, tt := range []struct {
+		last     string
+		rejected bool
+	}{{"{address: 1.2.3.4}", false}, {"{address: ''}, {address: ''}", true}} {
+		objects, _ := decode.File("f", []byte(se("resolution: STATIC, endpoints: ["+warn+tt.last+"]")))
+		if v := Object(objects[0]); v.Rejected != tt.rejected || len(v.Issues) > maxIssues+1 {
+			t.Errorf("%s: rejected %t, %d issues", tt.last, v.Rejected, len(v.Issues))
+		}
+	}
+}
+
+// FuzzObject judges whatever decode accepts, and holds that every issue has a place, a code and one line.
+func FuzzObject(f *testing.F) {
+	for _, pattern := range []string{"testdata/bad/*.yaml", "testdata/good/*.yaml"} {
+		files, _ := filepath.Glob(pattern)
+		for _, p := range files {
+			data, err := os.ReadFile(p)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(data)
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		issues, _ := judge("f", data)
+		for _, i := range issues {
+			if i.Origin.Line < 1 || config.Codes[i.Code] == "" || i.Message == "" || strings.Contains(i.Message, "\n") {
+				t.Errorf("%q", i)
+			}
+		}
+	})
+}
