@@ -49,61 +49,63 @@ func TestParseResponseRefuses(t *testing.T) {
 	}
 }
 
+var get = Asked{Method: GET}
+
+var acceptedResponses = []struct {
+	in    string
+	asked Asked
+	want  string // framing, length, flags
+	out11 string // how it goes to an HTTP/1.1 client; "": as received
+	out10 string
+}{
+	{"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", get, "1 5 keep clean", "",
+		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"},
+	{"HTTP/1.1 200 \r\nContent-Length: 5\r\n\r\n", get, "1 5 keep clean", "",
+		"HTTP/1.1 200 \r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"},
+	{"HTTP/1.1 200\r\nContent-Length: 5\r\n\r\n", get, "1 5 keep",
+		"HTTP/1.1 200 \r\nContent-Length: 5\r\n\r\n",
+		"HTTP/1.1 200 \r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"},
+	{"HTTP/1.1 200 d\xe9j\xe0 vu\r\ntransfer-encoding: chunked\r\nTrailer: X\r\n\r\n", get, "2 0 keep clean", "",
+		"HTTP/1.1 200 d\xe9j\xe0 vu\r\nConnection: close\r\n\r\n"},
+	{"HTTP/1.1 200 OK\r\nX: 1\r\n\r\n", get, "3 0",
+		"HTTP/1.1 200 OK\r\nX: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nX: 1\r\nConnection: close\r\n\r\n"},
+	{"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\n", get, "1 5 keep",
+		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"},
+	{"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", get, "1 5", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"},
+	{"HTTP/1.1 200 OK\r\nConnection: close, x\r\nX: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nUpgrade: h2\r\nContent-Length: 5\r\n\r\n",
+		get, "1 5", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"},
+
+	{"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", Asked{Method: HEAD}, "0 0 keep clean", "",
+		"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: keep-alive\r\n\r\n"},
+	{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Asked{Method: HEAD}, "0 0 keep clean", "",
+		"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\n\r\n"},
+	{"HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n", get, "0 0 keep clean", "",
+		"HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\nConnection: keep-alive\r\n\r\n"},
+	{"HTTP/1.1 204 No Content\r\n\r\n", get, "0 0 keep clean", "", "HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n\r\n"},
+	{"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", get, "0 0 keep", "HTTP/1.1 204 No Content\r\n\r\n",
+		"HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n\r\n"},
+	{"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", get, "0 0", "HTTP/1.1 204 No Content\r\n\r\n",
+		"HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n\r\n"},
+	{"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", get, "0 0", "HTTP/1.1 204 No Content\r\n\r\n",
+		"HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n\r\n"},
+	{"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", get, "0 0 keep clean", "", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"},
+	{"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Asked{Method: CONNECT}, "0 0 tunnel", "HTTP/1.1 200 OK\r\n\r\n",
+		"HTTP/1.1 200 OK\r\n\r\n"},
+	{"HTTP/1.1 403 No\r\nContent-Length: 5\r\n\r\n", Asked{Method: CONNECT}, "1 5 keep clean", "",
+		"HTTP/1.1 403 No\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"},
+
+	{"HTTP/1.1 101 S\r\nConnection: x, Upgrade\r\nUPGRADE: websocket\r\nX: 1\r\n\r\n", Asked{Method: GET, Upgrade: true}, "0 0 keep tunnel",
+		"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUPGRADE: websocket\r\n\r\n", "HTTP/1.1 101 S\r\n\r\n"},
+	{"HTTP/1.1 426 U\r\nConnection: upgrade\r\nUpgrade: TLS/1.0\r\nContent-Length: 0\r\n\r\n", get, "1 0 keep", "",
+		"HTTP/1.1 426 U\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n"},
+}
+
 func TestParseResponseAccepts(t *testing.T) {
-	get := Asked{Method: GET}
-	tests := []struct {
-		in    string
-		asked Asked
-		want  string // framing, length, flags
-		out11 string // "": as received
-		out10 string
-	}{
-		{"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", get, "1 5 keep clean", "",
-			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"},
-		{"HTTP/1.1 200 \r\nContent-Length: 5\r\n\r\n", get, "1 5 keep clean", "",
-			"HTTP/1.1 200 \r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"},
-		{"HTTP/1.1 200\r\nContent-Length: 5\r\n\r\n", get, "1 5 keep",
-			"HTTP/1.1 200 \r\nContent-Length: 5\r\n\r\n",
-			"HTTP/1.1 200 \r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"},
-		{"HTTP/1.1 200 d\xe9j\xe0 vu\r\ntransfer-encoding: chunked\r\nTrailer: X\r\n\r\n", get, "2 0 keep clean", "",
-			"HTTP/1.1 200 d\xe9j\xe0 vu\r\nConnection: close\r\n\r\n"},
-		{"HTTP/1.1 200 OK\r\nX: 1\r\n\r\n", get, "3 0",
-			"HTTP/1.1 200 OK\r\nX: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-			"HTTP/1.1 200 OK\r\nX: 1\r\nConnection: close\r\n\r\n"},
-		{"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\n", get, "1 5 keep",
-			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
-			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"},
-		{"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", get, "1 5", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
-			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"},
-		{"HTTP/1.1 200 OK\r\nConnection: close, x\r\nX: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nUpgrade: h2\r\nContent-Length: 5\r\n\r\n",
-			get, "1 5", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
-			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"},
-
-		{"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", Asked{Method: HEAD}, "0 0 keep clean", "",
-			"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: keep-alive\r\n\r\n"},
-		{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Asked{Method: HEAD}, "0 0 keep clean", "",
-			"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\n\r\n"},
-		{"HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n", get, "0 0 keep clean", "",
-			"HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\nConnection: keep-alive\r\n\r\n"},
-		{"HTTP/1.1 204 No Content\r\n\r\n", get, "0 0 keep clean", "", "HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n\r\n"},
-		{"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", get, "0 0 keep", "HTTP/1.1 204 No Content\r\n\r\n",
-			"HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n\r\n"},
-		{"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", get, "0 0", "HTTP/1.1 204 No Content\r\n\r\n",
-			"HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n\r\n"},
-		{"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", get, "0 0", "HTTP/1.1 204 No Content\r\n\r\n",
-			"HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n\r\n"},
-		{"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", get, "0 0 keep clean", "", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"},
-		{"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Asked{Method: CONNECT}, "0 0 tunnel", "HTTP/1.1 200 OK\r\n\r\n",
-			"HTTP/1.1 200 OK\r\n\r\n"},
-		{"HTTP/1.1 403 No\r\nContent-Length: 5\r\n\r\n", Asked{Method: CONNECT}, "1 5 keep clean", "",
-			"HTTP/1.1 403 No\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"},
-
-		{"HTTP/1.1 101 S\r\nConnection: x, Upgrade\r\nUPGRADE: websocket\r\nX: 1\r\n\r\n", Asked{Method: GET, Upgrade: true}, "0 0 keep tunnel",
-			"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUPGRADE: websocket\r\n\r\n", "HTTP/1.1 101 S\r\n\r\n"},
-		{"HTTP/1.1 426 U\r\nConnection: upgrade\r\nUpgrade: TLS/1.0\r\nContent-Length: 0\r\n\r\n", get, "1 0 keep", "",
-			"HTTP/1.1 426 U\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n"},
-	}
-	for _, tt := range tests {
+	for _, tt := range acceptedResponses {
 		var h Head
 		n, err := ParseResponse([]byte(tt.in), tt.asked, &h)
 		if n != len(tt.in) || err != nil {
