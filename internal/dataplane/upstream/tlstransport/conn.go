@@ -37,6 +37,7 @@ type conn struct {
 	wake chan struct{} // holds one token when the goroutine should look again
 
 	direct bool // set by the loop once the goroutine has ended
+	told   bool // loop only: crypto/tls has been told rerr
 
 	mu      sync.Mutex
 	in      *[inSize]byte
@@ -101,17 +102,17 @@ func (c *conn) readDirect(p []byte) (int, error) {
 		inPool.Put(c.in)
 		c.in, c.inR, c.inW = nil, 0, 0
 	}
-	if c.rerr != nil {
-		return 0, c.rerr
+	if c.rerr == nil {
+		n, err := c.sock.Read(p)
+		switch err {
+		case nil:
+			return n, nil
+		case event.ErrAgain:
+			return 0, errWouldBlock
+		}
+		c.rerr = socketError(err)
 	}
-	n, err := c.sock.Read(p)
-	switch err {
-	case nil:
-		return n, nil
-	case event.ErrAgain:
-		return 0, errWouldBlock
-	}
-	c.rerr = socketError(err)
+	c.told = true
 	return 0, c.rerr
 }
 

@@ -13,6 +13,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"detour.dev/detour/internal/dataplane/event"
 	"detour.dev/detour/internal/testcert"
@@ -250,3 +251,4 @@ func upstream(ca *testcert.CA) *tlsv3.UpstreamTlsContext {
 			ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: inline(ca.PEM)}}}}
 }
 
+func uint32Value(n uint32) *wrapperspb.UInt32Value { return wrapperspb.UInt32(n) }

@@ -71,8 +71,12 @@ func (s *Stream) Read(p []byte) (int, error) {
 
 // readError tells a close_notify from a bare FIN: crypto/tls takes both for io.EOF.
 func (s *Stream) readError(err error) error {
-	if err == io.EOF && s.c.rerr == nil {
+	if err == io.EOF && !s.c.told {
 		return io.EOF
+	}
+	var own *Error
+	if errors.As(s.c.werr, &own) { // crypto/tls, unable to answer, is out of step: its own error tells nothing
+		return own
 	}
 	return classify(err)
 }
