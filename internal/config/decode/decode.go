@@ -135,6 +135,10 @@ func (r *reader) list(d *document, top map[string]any, duplicates []problem) {
 			r.fileIssue(config.CodeNotAnObject, d.Position(prefix), prefix+": wants an object with apiVersion, kind and metadata, got "+describe(item))
 			continue
 		}
+		if isList(m) {
+			r.fileIssue(config.CodeNotAnObject, d.Position(prefix), prefix+": a list inside a list is not read; put its items here")
+			continue
+		}
 		var own []problem
 		for _, p := range duplicates {
 			if rest, ok := strings.CutPrefix(p.path, prefix+"."); ok {

@@ -131,6 +131,8 @@ func TestIssues(t *testing.T) {
 				`f:12:5: error: ServiceEntry default/z: spec.host: unknown field (did you mean "hosts"?) [DTR0003]`,
 				`f:13:3: error: items[2]: wants an object with apiVersion, kind and metadata, got the number 7 [DTR0002]`,
 			}},
+		{name: "list in list", in: "kind: List\nitems:\n- kind: List\n", unparsed: true,
+			want: []string{`f:3:3: error: items[0]: a list inside a list is not read; put its items here [DTR0002]`}},
 		{name: "old line ends", in: strings.ReplaceAll(head+"---\n"+head+"spec: {a: b}\n", "\n", "\r"),
 			want: []string{`f:8:8: error: ServiceEntry default/x: spec.a: unknown field; allowed: hosts, addresses, ports, location, resolution, endpoints, workloadSelector, exportTo, subjectAltNames [DTR0003]`}},
 		{name: "exotic line ends", in: "a: b\u2028---\u2028c: d", unparsed: true,

@@ -2,12 +2,14 @@ package dir
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"go.uber.org/goleak"
 
 	"detour.dev/detour/internal/config"
@@ -244,6 +246,28 @@ func TestFolderComesAndGoes(t *testing.T) {
 		write(t, filepath.Join(dir, "b.yaml"), "3")
 		w.untilFunc("b.yaml=3", func(u source.Update) bool { return strings.HasSuffix(names(u), "b.yaml=3") })
 	})
+}
+
+func TestWhatMatters(t *testing.T) {
+	dir := t.TempDir()
+	real := filepath.Join(t.TempDir(), "target")
+	write(t, real, "1")
+	must(t, os.Symlink(real, filepath.Join(dir, "a.yaml")))
+	d := New([]string{dir, filepath.Join(dir, "conf")}, Options{})
+	d.Load()
+	n, err := fsnotify.NewWatcher()
+	must(t, err)
+	defer n.Close()
+	w := &watcher{d: d, notify: n, watched: map[string]fs.FileInfo{}}
+	w.watch()
+	for path, want := range map[string]bool{
+		filepath.Join(dir, "new.yaml"): true, filepath.Join(dir, "..data"): true, filepath.Join(dir, "conf"): true, real: true, dir: true,
+		filepath.Join(dir, "a.log"): false, filepath.Join(dir, ".a.yaml.swp"): false,
+	} {
+		if got := w.note(fsnotify.Event{Name: path, Op: fsnotify.Write}); got != want {
+			t.Errorf("%s: %t", path, got)
+		}
+	}
 }
 
 func TestSameTimeSameSize(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -42,7 +43,8 @@ type watcher struct {
 	d       *Dir
 	notify  *fsnotify.Watcher // nil: poll
 	watched map[string]fs.FileInfo
-	failed  bool // some directory can't be watched
+	named   map[string]bool // paths that the user named, and the targets of links
+	failed  bool            // some directory can't be watched
 	// lastRename is the path that the event before this one moved away, where it did.
 	lastRename string
 	lastIssues []config.Issue
@@ -66,8 +68,7 @@ func (w *watcher) run(ctx context.Context, updates chan<- source.Update) error {
 		case <-ctx.Done():
 			return nil
 		case e := <-events:
-			w.note(e)
-			if !gathering {
+			if w.note(e) && !gathering {
 				gathering = true
 				timer.Reset(gather)
 			}
@@ -111,9 +112,9 @@ func (w *watcher) drain(events <-chan fsnotify.Event) {
 	}
 }
 
-// note keeps what an event tells beyond "look again". The kernel reports a rename inside a directory as two events,
+// note tells whether an event asks for a look at the files, and keeps what it says beyond that. The kernel reports a rename inside a directory as two events,
 // one after the other: away from the old name, and to the new one.
-func (w *watcher) note(e fsnotify.Event) {
+func (w *watcher) note(e fsnotify.Event) bool {
 	from := w.lastRename
 	w.lastRename = ""
 	switch {
@@ -122,6 +123,13 @@ func (w *watcher) note(e fsnotify.Event) {
 	case e.Has(fsnotify.Create) && from != "" && from != e.Name:
 		w.d.renamed[filepath.Clean(e.Name)] = true
 	}
+	return w.matters(filepath.Clean(e.Name))
+}
+
+// matters tells whether what happens to a path may change what is read: others write into the same folders.
+func (w *watcher) matters(path string) bool {
+	base := filepath.Base(path)
+	return isConfig(base) || strings.HasPrefix(base, "..") || w.named[path]
 }
 
 // watch has the kernel watch each directory in which something that was named may change. A directory that was
@@ -132,10 +140,12 @@ func (w *watcher) watch() {
 	}
 	w.failed = false
 	want := map[string]bool{}
+	w.named = map[string]bool{}
 	for _, p := range w.d.paths {
 		if p == Stdin {
 			continue
 		}
+		w.named[filepath.Clean(p)] = true
 		if info, err := os.Stat(p); err == nil && info.IsDir() {
 			want[filepath.Clean(p)] = true
 		} else {
@@ -145,6 +155,7 @@ func (w *watcher) watch() {
 	for _, st := range w.d.files {
 		if st.real != "" {
 			want[filepath.Dir(st.real)] = true
+			w.named[st.real] = true
 		}
 	}
 	for dir := range w.watched {
