@@ -51,6 +51,7 @@ type Plane struct {
 	mu       sync.Mutex
 	applied  time.Time       // guarded by mu
 	rejected []xds.Rejection // guarded by mu
+	bound    []Bound         // guarded by mu
 	draining atomic.Bool
 	next     atomic.Uint32 // worker of the next connection
 	hungUp   hangups

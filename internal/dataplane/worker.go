@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -54,6 +55,27 @@ const (
 	ForwardProxy
 )
 
+// String names the kind as the admin API shows it.
+func (k Kind) String() string {
+	if k == ForwardProxy {
+		return "http_proxy"
+	}
+	return "virtualOutbound"
+}
+
+// Bound is a listening socket.
+type Bound struct {
+	Name string
+	Addr netip.AddrPort
+}
+
+// Bound gives the sockets that Listen took over.
+func (p *Plane) Bound() []Bound {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.bound)
+}
+
 // Listen serves connections of a listening, non-blocking socket. It takes the descriptor over.
 func (p *Plane) Listen(fd int, kind Kind) error {
 	sa, err := unix.Getsockname(fd)
@@ -61,6 +83,9 @@ func (p *Plane) Listen(fd int, kind Kind) error {
 		return err
 	}
 	local := event.AddrPort(sa)
+	p.mu.Lock()
+	p.bound = append(p.bound, Bound{Name: kind.String(), Addr: local})
+	p.mu.Unlock()
 	for i, w := range p.workers {
 		own := fd
 		if i > 0 {

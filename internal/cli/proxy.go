@@ -1,0 +1,281 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"detour.dev/detour/internal/admin"
+	"detour.dev/detour/internal/app"
+	"detour.dev/detour/internal/config/pipeline"
+	"detour.dev/detour/internal/config/source/dir"
+	"detour.dev/detour/internal/dataplane/accesslog"
+	"detour.dev/detour/internal/dns"
+	"detour.dev/detour/internal/stats"
+	"detour.dev/detour/internal/xds"
+)
+
+func init() { register(newProxy) }
+
+// drainTime is how long a stopping proxy waits for connections to end; a second signal ends the wait.
+const drainTime = 30 * time.Second
+
+type proxyFlags struct {
+	groupFlags
+	paths     []string
+	listen    string
+	httpProxy string
+	dns       string
+	admin     string
+	resolver  string
+	policy    string
+	compat    string
+	accessLog string
+	logFormat string
+	logLevel  string
+	stateFile string
+	keepGoing bool
+	workers   int
+	policySet bool
+	drain     time.Duration
+}
+
+func newProxy() *cobra.Command {
+	f := &proxyFlags{}
+	c := &cobra.Command{
+		Use:   "proxy -f PATH...",
+		Short: "Serve applications as a daemon",
+		Long: `proxy serves a machine or a container: connections that are redirected to --listen (iptables or nftables
+REDIRECT), an HTTP forward proxy, a DNS server that knows the configuration's hosts, and an admin API in
+Envoy's shapes. The configuration is read again whenever its files change.
+
+The forward proxy takes absolute-form requests, CONNECT, and plain requests routed by their Host. It serves
+declared hosts only, unless --outbound-policy allow-any is given. An empty address turns a listener off.
+
+SIGTERM or SIGINT drains: requests under way finish, at most --drain-time long; a second one ends at once.`,
+		Example: `  detour proxy -f config/ --locality us-east1
+  curl -H 'Host: mydb.com' http://127.0.0.1:15080/
+  http_proxy=http://127.0.0.1:15080 curl http://mydb.com/
+  detour pc endpoints --admin 127.0.0.1:15000`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			f.policySet = c.Flags().Changed("outbound-policy")
+			return f.run(c)
+		},
+	}
+	fl := c.Flags()
+	fl.StringArrayVarP(&f.paths, "filename", "f", nil, "configuration `PATH`: a file, a directory, or - for standard input (repeatable)")
+	f.add(c)
+	fl.StringVar(&f.listen, "listen", "127.0.0.1:15001", "`ADDR` for redirected connections")
+	fl.StringVar(&f.httpProxy, "http-proxy", "127.0.0.1:15080", "`ADDR` of the HTTP forward proxy")
+	fl.StringVar(&f.dns, "dns", "127.0.0.1:15053", "`ADDR` of the DNS server, UDP and TCP")
+	fl.StringVar(&f.admin, "admin", "127.0.0.1:15000", "`ADDR` of the admin API, or unix:PATH")
+	fl.StringVar(&f.resolver, "resolver", "", "DNS server that endpoint names are looked up with, `ADDR`[:PORT] (default the system's)")
+	fl.StringVar(&f.policy, "outbound-policy", "allow-any", "what is done with destinations that nothing declares: `allow-any` or registry-only")
+	fl.BoolVar(&f.keepGoing, "keep-going", false, "start in spite of errors in the configuration, with what is good")
+	fl.StringVar(&f.compat, "compat", "", "`envoy`: do without what an Envoy can't do, for comparison")
+	fl.StringVar(&f.accessLog, "access-log", "/dev/stdout", "`FILE` for the access log; empty: none")
+	fl.StringVar(&f.logFormat, "access-log-format", "text", "`text` (Envoy's default format) or json")
+	fl.StringVar(&f.logLevel, "log-level", "info", "`LEVEL` of the log on standard error: debug, info, warn or error")
+	fl.StringVar(&f.stateFile, "state-file", pipeline.DefaultStateFile(), "`FILE` that remembers allocated addresses; empty: none")
+	fl.IntVar(&f.workers, "concurrency", runtime.GOMAXPROCS(0), "number of event loops")
+	fl.DurationVar(&f.drain, "drain-time", drainTime, "how long to wait for connections to end when stopping")
+	return c
+}
+
+// policy reads an outbound policy in either spelling.
+func parsePolicy(s string) (registryOnly bool, err error) {
+	switch strings.ToLower(strings.ReplaceAll(s, "_", "-")) {
+	case "allow-any":
+		return false, nil
+	case "registry-only":
+		return true, nil
+	}
+	return false, fmt.Errorf("--outbound-policy %q: not one of allow-any, registry-only", s)
+}
+
+func (f *proxyFlags) run(c *cobra.Command) error {
+	if len(f.paths) == 0 {
+		return usagef("no configuration: -f PATH is needed (see 'detour proxy --help')")
+	}
+	cfg, err := f.config(c)
+	if err != nil {
+		return &ExitError{Status: ExitUsage, Err: err}
+	}
+	if f.locality == "" {
+		cfg.Log.Warn("no --locality and no DETOUR_LOCALITY: no endpoint counts as near")
+	}
+	closeLog, err := f.openAccessLog(cfg)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	bound, err := f.bind(cfg)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	context.AfterFunc(ctx, stop) // the second signal is the default one: it ends the process
+	err = app.New(*cfg).Run(ctx, func() { cfg.Log.Info("serving", bound...) })
+	return configError(err)
+}
+
+// configError makes every error of a configuration a line of its own.
+func configError(err error) error {
+	var bad pipeline.Errors
+	if !errors.As(err, &bad) {
+		return err
+	}
+	for _, i := range bad {
+		fmt.Fprintln(os.Stderr, i)
+	}
+	return &ExitError{Status: ExitFailed, Err: fmt.Errorf("%d error(s) in the configuration; --keep-going starts with what is good", len(bad))}
+}
+
+func (f *proxyFlags) config(c *cobra.Command) (*app.Config, error) {
+	registryOnly, err := parsePolicy(f.policy)
+	if err != nil {
+		return nil, err
+	}
+	level := new(slog.LevelVar)
+	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
+		return nil, fmt.Errorf("--log-level: %w", err)
+	}
+	if f.compat != "" && f.compat != "envoy" {
+		return nil, fmt.Errorf("--compat %q: only envoy is known here", f.compat)
+	}
+	if f.workers < 1 || f.workers > 256 {
+		return nil, fmt.Errorf("--concurrency %d: not in 1 to 256", f.workers)
+	}
+	if !slices.Contains([]string{"text", "json"}, f.logFormat) {
+		return nil, fmt.Errorf("--access-log-format %q: not one of text, json", f.logFormat)
+	}
+	cfg := &app.Config{
+		Source: dir.New(f.paths, dir.Options{Stdin: c.InOrStdin()}), Group: f.nodeGroup(registryOnly), StateFile: f.stateFile,
+		KeepGoing: f.keepGoing, RegistryOnly: registryOnly, ProxyDeclaredOnly: !f.policySet, Compat: f.compat == "envoy",
+		Workers: f.workers, DNSOnHost: true, Stats: stats.NewRegistry(), Level: level,
+		Log:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+		Version: version(), Args: os.Args, DrainTime: f.drain,
+	}
+	if f.resolver != "" {
+		if cfg.Resolver, err = dns.ParseServer(f.resolver); err != nil {
+			return nil, fmt.Errorf("--resolver: %w", err)
+		}
+	}
+	return cfg, nil
+}
+
+// nodeGroup gives the node group of a proxy on this host.
+func (g *groupFlags) nodeGroup(registryOnly bool) xds.NodeGroup {
+	group := g.group()
+	group.IPv4, group.IPv6 = dns.HostFamilies()
+	group.RegistryOnly = registryOnly
+	return group
+}
+
+func (f *proxyFlags) openAccessLog(cfg *app.Config) (func(), error) {
+	if f.accessLog == "" {
+		return func() {}, nil
+	}
+	out, err := os.OpenFile(f.accessLog, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("--access-log: %w", err)
+	}
+	format := accesslog.Text
+	if f.logFormat == "json" {
+		format = accesslog.JSON
+	}
+	l := accesslog.New(out, format, cfg.Stats.Detour())
+	cfg.AccessLog = l.Log
+	return func() {
+		_ = l.Close()
+		_ = out.Close()
+	}, nil
+}
+
+// bind opens all listeners, and gives what is said of them in one line.
+func (f *proxyFlags) bind(cfg *app.Config) (said []any, err error) {
+	for _, l := range []struct {
+		flag, addr string
+		fds        *[]int
+	}{{"listen", f.listen, &cfg.Redirected}, {"http-proxy", f.httpProxy, &cfg.HTTPProxy}} {
+		if l.addr == "" {
+			continue
+		}
+		fd, at, err := listenFD(l.addr)
+		if err != nil {
+			return nil, fmt.Errorf("--%s: %w", l.flag, err)
+		}
+		*l.fds = append(*l.fds, fd)
+		said = append(said, strings.ReplaceAll(l.flag, "-", "_"), at)
+	}
+	if f.dns != "" {
+		at, err := bindDNS(cfg, f.dns)
+		if err != nil {
+			return nil, fmt.Errorf("--dns: %w", err)
+		}
+		said = append(said, "dns", at)
+	}
+	if f.admin != "" {
+		l, err := admin.Listen(f.admin)
+		if err != nil {
+			return nil, fmt.Errorf("--admin: %w", err)
+		}
+		cfg.Admin = append(cfg.Admin, l)
+		said = append(said, "admin", l.Addr().String())
+	}
+	if l, err := admin.ListenPrivate(); err == nil {
+		cfg.Admin = append(cfg.Admin, l)
+	} else {
+		cfg.Log.Debug("detour ps will not show this process", "error", err)
+	}
+	return said, nil
+}
+
+// bindDNS listens on one address for UDP and TCP; with port 0 both get the same.
+func bindDNS(cfg *app.Config, addr string) (string, error) {
+	pc, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return "", err
+	}
+	ln, err := net.Listen("tcp", pc.LocalAddr().String())
+	if err != nil {
+		_ = pc.Close()
+		return "", err
+	}
+	cfg.DNSPacket = append(cfg.DNSPacket, pc)
+	cfg.DNSStream = append(cfg.DNSStream, ln)
+	return pc.LocalAddr().String(), nil
+}
+
+// listenFD gives a listening, non-blocking descriptor of its own.
+func listenFD(addr string) (fd int, at string, err error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return -1, "", err
+	}
+	defer l.Close()
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		return -1, "", err
+	}
+	if cerr := raw.Control(func(p uintptr) { fd, err = dupCloexec(int(p)) }); cerr != nil {
+		return -1, "", cerr
+	}
+	return fd, l.Addr().String(), err
+}
+
+var _ io.Closer = (*proxyInRun)(nil)
