@@ -1,80 +1,42 @@
 package cli
 
 import (
-	"fmt"
 	"io"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 
 	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/config/decode"
+	"detour.dev/detour/internal/config/pipeline"
+	"detour.dev/detour/internal/config/source/dir"
 )
 
-// loaded is a configuration read once.
-type loaded struct {
-	set    *config.Set
-	issues []config.Issue
-}
-
-// load reads all paths once.
-func load(paths []string, stdin io.Reader) (*loaded, error) {
-	out := &loaded{}
+// loadForIstio reads a configuration as istiod would take it: what can be decoded is served, whether or not detour's own
+// engine serves it yet. Issues are those of decoding, without those that only say so.
+func loadForIstio(paths []string, stdin io.Reader) (*config.Set, []config.Issue, error) {
+	u := dir.New(paths, dir.Options{Stdin: stdin}).Load()
+	issues := u.Issues
+	seen := map[config.Key]bool{}
 	var objects []*config.Object
-	for _, p := range paths {
-		files, err := expand(p)
-		if err != nil {
-			return nil, err
+	for _, f := range u.Files {
+		objs, found := decode.File(f.Name, f.Data)
+		for _, o := range objs {
+			if !seen[o.Key] {
+				seen[o.Key] = true
+				objects = append(objects, o)
+			}
 		}
-		for _, f := range files {
-			data, err := os.ReadFile(f)
-			if f == "-" {
-				f = "<stdin>"
-				data, err = io.ReadAll(stdin)
+		for _, i := range found {
+			if i.Code != config.CodeUnsupported {
+				issues = append(issues, i)
 			}
-			if err != nil {
-				return nil, err
-			}
-			objs, issues := decode.File(f, data)
-			objects = append(objects, objs...)
-			out.issues = append(out.issues, issues...)
 		}
 	}
-	out.set = config.NewSet(objects, nil, nil)
-	return out, nil
+	return config.NewSet(objects, nil, nil), issues, nil
 }
 
-func expand(path string) ([]string, error) {
-	info, err := os.Stat(path)
-	if path == "-" || err == nil && !info.IsDir() {
-		return []string{path}, nil
+// loadOnce reads a configuration for a command that looks at it and does not serve it.
+func loadOnce(paths []string, stdin io.Reader, compatIstio bool) (*config.Set, []config.Issue, error) {
+	if compatIstio {
+		return loadForIstio(paths, stdin)
 	}
-	if err != nil {
-		return nil, err
-	}
-	entries, err := os.ReadDir(path)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, e := range entries {
-		if slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(filepath.Ext(e.Name()))) {
-			out = append(out, filepath.Join(path, e.Name()))
-		}
-	}
-	return out, nil
-}
-
-// print writes all issues; lenient leaves out what is only not supported by the engine. It tells whether one is an error.
-func (l *loaded) print(w io.Writer, more []config.Issue, lenient bool) bool {
-	bad := false
-	for _, i := range slices.Concat(l.issues, more) {
-		if lenient && i.Code == config.CodeUnsupported {
-			continue
-		}
-		bad = bad || i.Severity == config.Error
-		fmt.Fprintln(w, i)
-	}
-	return bad
+	return pipeline.LoadOnce(paths, stdin)
 }

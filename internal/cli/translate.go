@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"sigs.k8s.io/yaml"
 
+	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/config/translate"
 	"detour.dev/detour/internal/xds"
 )
@@ -101,12 +102,16 @@ func (f *translateFlags) run(c *cobra.Command) error {
 		}
 	}
 	group.CompatIstio = f.compat == "istio"
-	loaded, err := load(f.paths, c.InOrStdin())
+	set, issues, err := loadOnce(f.paths, c.InOrStdin(), group.CompatIstio)
 	if err != nil {
 		return &ExitError{Status: ExitFailed, Err: err}
 	}
-	snap, issues := translate.Translate(loaded.set, group)
-	bad := loaded.print(c.ErrOrStderr(), issues, group.CompatIstio)
+	snap, found := translate.Translate(set, group)
+	bad := false
+	for _, i := range append(issues, found...) {
+		bad = bad || i.Severity == config.Error
+		fmt.Fprintln(c.ErrOrStderr(), i)
+	}
 	if bad {
 		return &ExitError{Status: ExitFailed}
 	}

@@ -1,0 +1,133 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/config/analyze"
+	"detour.dev/detour/internal/config/pipeline"
+)
+
+func init() { register(newAnalyze) }
+
+type analyzeFlags struct {
+	groupFlags
+	paths         []string
+	allLocalities bool
+	strict        bool
+	resolve       bool
+	connect       bool
+	output        string
+}
+
+func newAnalyze() *cobra.Command {
+	f := &analyzeFlags{}
+	c := &cobra.Command{
+		Use:   "analyze -f PATH...",
+		Short: "Say what is wrong with a configuration, and why a failover can never happen",
+		Long: `analyze reads a configuration as proxy and run do, and says with the line and the reason what is
+refused, and what will not do what its author thinks: a failover that can never happen, a
+certificate that no endpoint can present, application errors that move traffic to another region.
+
+Exit status: 0 when there are no errors (warnings and notes may be there), 1 when there are errors,
+or warnings with --strict, 2 for wrong usage.`,
+		Example: `  detour analyze -f config/ --locality us-east1
+  detour analyze -f config/ --locality us-east1 --resolve --connect
+  kubectl get se,dr,vs -A -o yaml | detour analyze -f - --all-localities`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
+	}
+	c.Flags().StringArrayVarP(&f.paths, "filename", "f", nil, "file, directory, or - for standard input (repeatable)")
+	f.add(c)
+	c.Flags().BoolVar(&f.allLocalities, "all-localities", false, "try callers in every locality that an endpoint names, and in none")
+	c.Flags().BoolVar(&f.strict, "strict", false, "warnings count as errors; notes never do")
+	c.Flags().BoolVar(&f.resolve, "resolve", false, "look the endpoints' names up in DNS")
+	c.Flags().BoolVar(&f.connect, "connect", false, "shake hands with every endpoint that must speak TLS and look at its certificate")
+	c.Flags().StringVarP(&f.output, "output", "o", "text", "text or json")
+	return c
+}
+
+func (f *analyzeFlags) run(c *cobra.Command) error {
+	switch {
+	case len(f.paths) == 0:
+		return usagef("analyze wants -f PATH (see 'detour analyze --help')")
+	case !slices.Contains([]string{"text", "json"}, f.output):
+		return usagef("-o %q: text or json", f.output)
+	case f.allLocalities && c.Flags().Changed("locality"):
+		return usagef("--locality names one caller and --all-localities tries all; give one of the two")
+	}
+	set, issues, err := pipeline.LoadOnce(f.paths, c.InOrStdin())
+	if err != nil {
+		return &ExitError{Status: ExitFailed, Err: err}
+	}
+	res := analyze.Run(c.Context(), set, issues, analyze.Options{
+		Group: f.group(), AllLocalities: f.allLocalities, Resolve: f.resolve, Connect: f.connect,
+	})
+	if f.output == "json" {
+		err = printJSON(c.OutOrStdout(), res.Issues)
+	} else {
+		err = printText(c.OutOrStdout(), res.Issues)
+	}
+	if err != nil {
+		return err
+	}
+	errs, warnings := res.Count(config.Error), res.Count(config.Warning)
+	fmt.Fprintf(c.ErrOrStderr(), "detour analyze: %s, %s, %s in %s and %s\n",
+		count(errs, "error"), count(warnings, "warning"), count(res.Count(config.Note), "note"), count(set.Len(), "object"), count(res.Hosts, "host"))
+	if errs > 0 || f.strict && warnings > 0 {
+		return &ExitError{Status: ExitFailed}
+	}
+	return nil
+}
+
+// count writes a number with its noun.
+func count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
+}
+
+func printText(w io.Writer, issues []config.Issue) error {
+	for _, i := range issues {
+		if _, err := fmt.Fprintln(w, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// issueJSON is one issue as programs read it.
+type issueJSON struct {
+	File     string `json:"file"`
+	Line     int    `json:"line"`
+	Column   int    `json:"column"`
+	Severity string `json:"severity"`
+	Code     string `json:"code"`
+	Object   string `json:"object"` // "Kind namespace/name"; empty for a whole file
+	Field    string `json:"field"`
+	Message  string `json:"message"`
+}
+
+func printJSON(w io.Writer, issues []config.Issue) error {
+	out := make([]issueJSON, 0, len(issues))
+	for _, i := range issues {
+		j := issueJSON{
+			File: i.Origin.File, Line: i.Origin.Line, Column: i.Origin.Column,
+			Severity: i.Severity.String(), Code: i.Code, Field: i.Field, Message: i.Message,
+		}
+		if i.Object != (config.Key{}) {
+			j.Object = i.Object.String()
+		}
+		out = append(out, j)
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(out)
+}

@@ -1,0 +1,192 @@
+// Package analyze owns what can be said about a configuration as a whole before it serves anything: that a failover can
+// never happen, and why; that a certificate will not fit; that a name does not resolve. It never rejects anything. Each
+// family of findings has a file of its own; every finding has a stable code, the place of the line to change, and says
+// what to write there.
+//
+// It does I/O only where it is asked to look at the world: Options.Resolve and Options.Connect.
+package analyze
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/config/translate"
+	"detour.dev/detour/internal/xds"
+)
+
+// Codes of the findings.
+const (
+	CodeNeverEjected    = "DTR0101"
+	CodePartlyEjected   = "DTR0102"
+	CodeNoOutlier       = "DTR0103"
+	CodeNothingNear     = "DTR0104"
+	CodeStockIstio      = "DTR0105"
+	CodeApplication500  = "DTR0110"
+	CodeNotResolved     = "DTR0120"
+	CodeNotConnected    = "DTR0130"
+	CodeWrongNames      = "DTR0131"
+	CodeNobodyCertified = "DTR0132"
+	CodeNotTrusted      = "DTR0133"
+	CodeExpires         = "DTR0134"
+	CodeCertificate     = "DTR0135"
+)
+
+// Codes gives the title of each code, for the documentation.
+var Codes = map[string]string{
+	CodeNeverEjected:    "maxEjectionPercent rounds to no endpoint, so failover can never happen",
+	CodePartlyEjected:   "maxEjectionPercent keeps some of the nearest endpoints, so failover is never complete",
+	CodeNoOutlier:       "Endpoints in several localities without outlierDetection: there is no failover",
+	CodeNothingNear:     "The caller's locality is unknown or has no endpoint, so no endpoint is preferred",
+	CodeStockIstio:      "A mesh would not eject any endpoint where detour does",
+	CodeApplication500:  "Errors of the application itself move traffic to another region",
+	CodeNotResolved:     "An endpoint's name does not resolve",
+	CodeNotConnected:    "No TLS connection to an endpoint can be made",
+	CodeWrongNames:      "An endpoint's certificate does not carry the name it must",
+	CodeNobodyCertified: "No endpoint has a certificate for the name",
+	CodeNotTrusted:      "An endpoint's certificate is not trusted",
+	CodeExpires:         "A certificate expires soon",
+	CodeCertificate:     "What an endpoint's certificate says",
+}
+
+// Options say who calls and how far to look.
+type Options struct {
+	Group         xds.NodeGroup // the caller
+	AllLocalities bool          // every locality that an endpoint names, and none; Group.Locality does not count then
+	Resolve       bool          // look endpoints' names up
+	Connect       bool          // shake hands with every endpoint that must speak TLS
+	Network       Network       // what Resolve and Connect use; zero: the system's
+}
+
+// Result is what was found.
+type Result struct {
+	Issues []config.Issue // sorted by place, each once
+	Hosts  int            // service hosts that were looked at
+}
+
+// Count gives the number of issues of a severity.
+func (r Result) Count(s config.Severity) int {
+	n := 0
+	for _, i := range r.Issues {
+		if i.Severity == s {
+			n++
+		}
+	}
+	return n
+}
+
+// Run analyses a configuration. The issues are those found while it was read and validated; those about objects that
+// have no business here are left out. The context bounds Resolve and Connect.
+func Run(ctx context.Context, set *config.Set, issues []config.Issue, opt Options) Result {
+	r := &run{opt: opt, seen: map[string]bool{}, hosts: map[string]bool{}, far: map[string]*distance{}}
+	for _, i := range relevant(set, issues) {
+		r.report(i)
+	}
+	groups := []xds.NodeGroup{opt.Group}
+	if opt.AllLocalities {
+		groups = everyLocality(set, opt.Group)
+	}
+	for _, g := range groups {
+		_, found := translate.Translate(set, g)
+		for _, i := range found {
+			r.report(i)
+		}
+		for _, p := range translate.Plans(set, g) {
+			r.hosts[p.Host] = true
+			r.plan(p, g)
+		}
+	}
+	r.reportDistances()
+	if opt.Resolve {
+		r.resolve(ctx)
+	}
+	if opt.Connect {
+		r.connect(ctx)
+	}
+	slices.SortStableFunc(r.issues, compareIssues)
+	return Result{Issues: r.issues, Hosts: len(r.hosts)}
+}
+
+// run holds one analysis.
+type run struct {
+	opt    Options
+	issues []config.Issue
+	seen   map[string]bool
+	hosts  map[string]bool
+	far    map[string]*distance // by host: callers to whom all of its endpoints are equally near
+	plans  []*translate.Plan    // of the first caller that sees the cluster
+	known  map[string]bool      // clusters in plans
+}
+
+// plan looks at one cluster as one caller sees it.
+func (r *run) plan(p *translate.Plan, g xds.NodeGroup) {
+	if r.known == nil {
+		r.known = map[string]bool{}
+	}
+	if !r.known[p.Cluster] {
+		r.known[p.Cluster] = true
+		r.plans = append(r.plans, p)
+	}
+	if p.Blocked != "" {
+		return
+	}
+	r.failover(p, g)
+	r.ejection(p)
+	r.application500(p)
+}
+
+// report keeps a finding unless it is there: ports, subsets and callers often share one.
+func (r *run) report(i config.Issue) {
+	if key := i.String(); !r.seen[key] {
+		r.seen[key] = true
+		r.issues = append(r.issues, i)
+	}
+}
+
+// at makes an issue about a place.
+func at(s config.Severity, code string, p translate.Place, format string, args ...any) config.Issue {
+	return config.Issue{
+		Severity: s, Code: code, Object: p.Object.Key, Origin: p.Object.At(p.Field), Field: p.Field, Message: fmt.Sprintf(format, args...),
+	}
+}
+
+func compareIssues(a, b config.Issue) int {
+	return cmp.Or(
+		strings.Compare(a.Origin.File, b.Origin.File), cmp.Compare(a.Origin.Line, b.Origin.Line), cmp.Compare(a.Origin.Column, b.Origin.Column),
+		cmp.Compare(a.Severity, b.Severity), strings.Compare(a.Code, b.Code), strings.Compare(a.Message, b.Message),
+	)
+}
+
+// everyLocality gives a caller for each locality that an endpoint names, and one without.
+func everyLocality(set *config.Set, g xds.NodeGroup) []xds.NodeGroup {
+	var names []string
+	for _, p := range translate.Plans(set, g) {
+		for _, e := range p.Endpoints {
+			names = append(names, e.Locality)
+		}
+	}
+	names = append(names, "")
+	slices.Sort(names)
+	var out []xds.NodeGroup
+	for _, n := range slices.Compact(names) {
+		caller := g
+		caller.Locality = nil
+		if n != "" {
+			parts := append(strings.SplitN(n, "/", 3), "", "")
+			caller.Locality = &corev3.Locality{Region: parts[0], Zone: parts[1], SubZone: parts[2]}
+		}
+		out = append(out, caller)
+	}
+	return out
+}
+
+// localityName writes a caller's locality; "" when it has none.
+func localityName(g xds.NodeGroup) string {
+	l := g.Locality
+	return strings.TrimRight(l.GetRegion()+"/"+l.GetZone()+"/"+l.GetSubZone(), "/")
+}

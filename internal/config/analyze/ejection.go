@@ -1,0 +1,83 @@
+package analyze
+
+import (
+	"slices"
+	"strconv"
+
+	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/config/translate"
+)
+
+// envoyMaxEjection is Envoy's max_ejection_percent where nobody sets it.
+const envoyMaxEjection = 10
+
+// ejectable is how many of n endpoints may be ejected at once: Envoy ejects one more while 100*(ejected+1)/n is at most
+// the percentage, over all priorities (SEMANTICS T1, T2).
+func ejectable(percent, n int) int { return percent * n / 100 }
+
+// ejection tells whether outlierDetection can eject anything, and enough. A name counts as one endpoint; it may resolve to
+// several addresses, which are endpoints each.
+func (r *run) ejection(p *translate.Plan) {
+	n := len(p.Endpoints)
+	if p.Outlier == nil || n < 2 {
+		return
+	}
+	place := p.At("outlierDetection")
+	near := 0
+	for _, e := range p.Endpoints {
+		if e.Priority == 0 {
+			near++
+		}
+	}
+	several := near < n
+	if !several {
+		near = 1 // one endpoint at least must be able to go
+	}
+	enough := (100*near + n - 1) / n
+	names := ""
+	if slices.ContainsFunc(p.Endpoints, func(e translate.PlannedEndpoint) bool { return e.IsName }) {
+		names = " (each name counted once)"
+	}
+	percent := int(p.Outlier.MaxEjectionPercent)
+	if percent == 0 {
+		r.unsetPercent(p, place, n, near, enough, names)
+		return
+	}
+	place.Field += ".maxEjectionPercent"
+	switch can := ejectable(percent, n); {
+	case can == 0:
+		r.report(at(config.Warning, CodeNeverEjected, place,
+			"%d %% of the %d endpoints of %s%s is less than one, so none is ever ejected and failover never happens; write %d or more, or leave the field out",
+			percent, n, p.Host, names, enough))
+	case can < near && several:
+		r.report(at(config.Warning, CodePartlyEjected, place,
+			"%d %% of the %d endpoints of %s%s is %d, but %d are nearest: when all of those fail, %d stay in use and keep part of the requests; write %d or more",
+			percent, n, p.Host, names, can, near, near-can, enough))
+	}
+}
+
+// unsetPercent judges Envoy's default. For hosts outside the mesh detour puts 99 in its place, so what follows is true of a
+// mesh only, and a note.
+func (r *run) unsetPercent(p *translate.Plan, place translate.Place, n, near, enough int, names string) {
+	can := ejectable(envoyMaxEjection, n)
+	if can >= near {
+		return
+	}
+	if !p.External {
+		r.report(at(config.Warning, CodeNeverEjected, place,
+			"maxEjectionPercent is not set and Envoy's default of %d %% of the %d endpoints of %s%s lets %s go where %d must; write maxEjectionPercent: %d or more, or location: MESH_EXTERNAL",
+			envoyMaxEjection, n, p.Host, names, spelled(can), near, enough))
+		return
+	}
+	r.report(at(config.Note, CodeStockIstio, place,
+		"maxEjectionPercent is not set: detour ejects all but the last endpoint of %s, but in a mesh Envoy's default of %d %% of %d endpoints%s lets %s go, so there failover needs maxEjectionPercent: %d or more",
+		p.Host, envoyMaxEjection, n, names, spelled(can), enough))
+}
+
+// spelled writes 0 as a word.
+func spelled(n int) string {
+	if n == 0 {
+		return "none"
+	}
+	return strconv.Itoa(n)
+}

@@ -1,0 +1,100 @@
+package analyze
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/config/translate"
+	"detour.dev/detour/internal/xds"
+)
+
+// failover looks for what keeps a host with endpoints in several localities from preferring the near ones and moving to
+// the others. Priorities exist only where outlierDetection is set and the caller's locality tells near from far
+// (SEMANTICS §1.3).
+func (r *run) failover(p *translate.Plan, g xds.NodeGroup) {
+	places := localities(p)
+	if len(places) < 2 || p.LocalityOff || p.Distributed {
+		return
+	}
+	if p.Outlier == nil {
+		at0 := p.At("outlierDetection")
+		what := "add outlierDetection to this rule's trafficPolicy"
+		if p.Rule == nil {
+			what = fmt.Sprintf("add a DestinationRule for %s with outlierDetection", p.Host)
+		}
+		r.report(at(config.Warning, CodeNoOutlier, at0,
+			"%s has endpoints in %s and no outlierDetection: requests go to all of them evenly, and none is left when it fails; %s",
+			p.Host, strings.Join(places, " and "), what))
+		return
+	}
+	if slices.ContainsFunc(p.Endpoints, func(e translate.PlannedEndpoint) bool { return e.Priority > 0 }) {
+		return
+	}
+	d := r.far[p.Host]
+	if d == nil {
+		d = &distance{plan: p, places: places}
+		r.far[p.Host] = d
+	}
+	if name := localityName(g); !slices.Contains(d.callers, name) {
+		d.callers = append(d.callers, name)
+	}
+}
+
+// distance is one host and the callers to whom all of its endpoints are equally near.
+type distance struct {
+	plan    *translate.Plan
+	places  []string
+	callers []string // localities; "" for a caller without
+}
+
+// reportDistances reports, host by host, the callers for whom nothing is near. Where all localities are tried it is a
+// note: nobody said that callers stand there.
+func (r *run) reportDistances() {
+	for _, d := range r.far {
+		e := d.plan.Endpoints[0]
+		place := translate.Place{Object: e.At.Object, Field: e.At.Field + ".locality"}
+		known := strings.Join(d.places, ", ")
+		if r.opt.AllLocalities {
+			r.report(at(config.Note, CodeNothingNear, place, "for callers in %s every endpoint of %s is equally near (its localities: %s)",
+				strings.Join(callerNames(d.callers), ", "), d.plan.Host, known))
+			continue
+		}
+		if d.callers[0] == "" {
+			r.report(at(config.Warning, CodeNothingNear, place,
+				"the caller's locality is unknown, so every endpoint of %s is equally near and none is only a fallback; give --locality (or DETOUR_LOCALITY); endpoints are in %s",
+				d.plan.Host, known))
+			continue
+		}
+		r.report(at(config.Warning, CodeNothingNear, place,
+			"the caller is in %s, where %s has no endpoint, so all are equally near and none is only a fallback; endpoints are in %s; say which comes first with localityLbSetting.failover",
+			d.callers[0], d.plan.Host, known))
+	}
+}
+
+func callerNames(callers []string) []string {
+	var out []string
+	for _, c := range callers {
+		if c == "" {
+			c = "an unknown locality"
+		}
+		out = append(out, c)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// localities gives the localities of a cluster's endpoints, sorted.
+func localities(p *translate.Plan) []string {
+	var out []string
+	for _, e := range p.Endpoints {
+		name := e.Locality
+		if name == "" {
+			name = "no locality"
+		}
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}

@@ -1,0 +1,78 @@
+package analyze
+
+import (
+	"slices"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"detour.dev/detour/internal/config"
+)
+
+// relevant leaves out what people's meshes have and detour has no business with: "not supported yet" about
+// DestinationRules and VirtualServices of hosts that no ServiceEntry here declares. Everything else stays; an object
+// whose hosts can't be read counts as declared.
+func relevant(set *config.Set, issues []config.Issue) []config.Issue {
+	declared := declaredHosts(set)
+	about := map[config.Key][]string{}
+	for _, r := range set.Refused() {
+		about[r.Key] = append(about[r.Key], r.Hosts...)
+	}
+	var out []config.Issue
+	for _, i := range issues {
+		traffic := i.Object.Kind == config.DestinationRule || i.Object.Kind == config.VirtualService
+		if i.Code == config.CodeUnsupported && traffic {
+			if hosts := hostsOf(set, i.Object, about); len(hosts) > 0 && !slices.ContainsFunc(hosts, declared) {
+				continue
+			}
+		}
+		out = append(out, i)
+	}
+	return out
+}
+
+// hostsOf gives the hosts a DestinationRule or VirtualService is about.
+func hostsOf(set *config.Set, k config.Key, refused map[config.Key][]string) []string {
+	if hosts := refused[k]; len(hosts) > 0 {
+		return hosts
+	}
+	o := set.Get(k)
+	if o == nil {
+		return nil
+	}
+	switch spec := o.Spec.(type) {
+	case *networking.DestinationRule:
+		return []string{spec.Host}
+	case *networking.VirtualService:
+		return spec.Hosts
+	}
+	return nil
+}
+
+// declaredHosts gives a test for whether a host, which may be a wildcard, is or covers one that a ServiceEntry declares,
+// refused ones among them.
+func declaredHosts(set *config.Set) func(string) bool {
+	var hosts []string
+	for _, o := range set.All(config.ServiceEntry) {
+		for _, h := range o.Spec.(*networking.ServiceEntry).Hosts {
+			hosts = append(hosts, normal(h))
+		}
+	}
+	for _, r := range set.Refused() {
+		if r.Key.Kind == config.ServiceEntry {
+			for _, h := range r.Hosts {
+				hosts = append(hosts, normal(h))
+			}
+		}
+	}
+	return func(h string) bool {
+		h = normal(h)
+		return slices.ContainsFunc(hosts, func(d string) bool { return covers(h, d) || covers(d, h) })
+	}
+}
+
+func normal(h string) string { return strings.TrimSuffix(strings.ToLower(h), ".") }
+
+func covers(pattern, host string) bool {
+	return pattern == host || strings.HasPrefix(pattern, "*") && strings.HasSuffix(host, pattern[1:])
+}
