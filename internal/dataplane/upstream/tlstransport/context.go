@@ -37,8 +37,8 @@ type Context struct {
 }
 
 // New compiles an UpstreamTlsContext. It fails on what can't be honoured: a field that would make the check stricter
-// is never ignored. A file that is missing or broken is no error here: handshakes fail with KindConfig until it can
-// be used, and Problems tells.
+// is never ignored. It reads no files, so that a loop may call it; the first handshake, or Problems, does. While a
+// file is missing or broken, and was never good, handshakes fail with KindConfig and nothing is sent.
 func New(ctx *tlsv3.UpstreamTlsContext, opts Options) (*Context, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
@@ -58,7 +58,6 @@ func New(ctx *tlsv3.UpstreamTlsContext, opts Options) (*Context, error) {
 	if err := c.compile(ctx.GetCommonTlsContext()); err != nil {
 		return nil, err
 	}
-	c.Problems()
 	return c, nil
 }
 
@@ -67,7 +66,7 @@ func New(ctx *tlsv3.UpstreamTlsContext, opts Options) (*Context, error) {
 func (c *Context) Insecure() bool { return c.insecure }
 
 // Problems are the files that can't be used now, one line each; where there was a good version before, that is in
-// use. Files are looked at again first, at most once a second.
+// use. Files are looked at first, at most once a second, so this is not for a loop.
 func (c *Context) Problems() []string { return c.files.problems(c.now()) }
 
 // config makes the configuration of one handshake. It may read files, so it is not for the loop.

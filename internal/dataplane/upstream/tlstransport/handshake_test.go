@@ -337,3 +337,35 @@ func TestResumedIsVerified(t *testing.T) {
 		t.Errorf("no certificate: %v", err)
 	}
 }
+
+// The configuration's own bounds on version, curve and suite hold.
+func TestParams(t *testing.T) {
+	ca := must(testcert.NewCA("test"))(t)
+	addr := tlsServer(t, serverConfig(t, must(ca.Server("a.test"))(t)), nil)
+	d := loop(t)
+	for name, c := range map[string]struct {
+		params  *tlsv3.TlsParameters
+		version uint16
+		curve   tls.CurveID
+		suite   uint16
+	}{
+		"default": {nil, tls.VersionTLS13, tls.X25519, 0},
+		"at most 1.2": {&tlsv3.TlsParameters{TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_2, EcdhCurves: []string{"P-256"},
+			CipherSuites: []string{"[ECDHE-ECDSA-AES256-GCM-SHA384|ECDHE-RSA-AES256-GCM-SHA384]"}},
+			tls.VersionTLS12, tls.CurveP256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384},
+		"post-quantum": {&tlsv3.TlsParameters{TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_3, EcdhCurves: []string{"X25519MLKEM768"}},
+			tls.VersionTLS13, tls.X25519MLKEM768, 0},
+	} {
+		up := upstream(ca)
+		up.CommonTlsContext.TlsParams = c.params
+		r := dial(t, d, addr, must(New(up, Options{}))(t), Params{Hostname: "a.test"})
+		if r.err != nil {
+			t.Errorf("%s: %v", name, r.err)
+			continue
+		}
+		if s := r.state; s.Version != c.version || s.CurveID != c.curve || c.suite != 0 && s.CipherSuite != c.suite {
+			t.Errorf("%s: %s, %s, %s", name, tls.VersionName(s.Version), s.CurveID, tls.CipherSuiteName(s.CipherSuite))
+		}
+		on(d, r.s.Close)
+	}
+}

@@ -207,8 +207,9 @@ func (s *Stream) Again() { s.c.sock.Again() }
 // SetHandler implements event.Stream.
 func (s *Stream) SetHandler(h event.Handler) { s.handler = h }
 
-// Socket is the connection beneath, for its addresses, descriptor and counters (of encrypted bytes). It must not be
-// read or written.
+// Socket is the connection beneath, for its addresses, descriptor and counters. It must not be read or written. When
+// Write takes something, all earlier bytes have gone to the socket: BytesWritten before it, plus one for the SYN, is
+// what Acked exceeds once any of it was acknowledged.
 func (s *Stream) Socket() *event.Socket { return s.c.sock }
 
 // IsTruncated says whether err, from Read, is a FIN that no close_notify announced.
