@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"strings"
 
@@ -41,7 +42,29 @@ func File(name string, data []byte) ([]*config.Object, []config.Issue) {
 }
 
 // Read reads one file, and also tells what became of the objects it could not use.
-func Read(name string, data []byte) Result {
+func Read(name string, data []byte) Result { return new(Decoder).Read(name, data) }
+
+// Decoder reads one file again and again. Documents that are as they were, at the same lines, are not read anew: their
+// objects are the same pointers. The zero Decoder is ready; it is not safe for concurrent use.
+type Decoder struct {
+	docs map[docKey]doc
+}
+
+type docKey struct {
+	hash uint64
+	line int
+}
+
+// doc is what one document gave. Its data is a copy, so that an old document does not hold on to an old file.
+type doc struct {
+	data []byte
+	out  Result
+}
+
+var hashSeed = maphash.MakeSeed()
+
+// Read is as the function Read. The name must be the same every time.
+func (d *Decoder) Read(name string, data []byte) Result {
 	r := &reader{name: name, out: Result{Parsed: true}}
 	if len(data) > MaxFileSize {
 		r.fileIssue(config.CodeTooLarge, config.Origin{File: name}, fmt.Sprintf("the file has %d bytes, at most %d are allowed", len(data), MaxFileSize))
@@ -52,12 +75,20 @@ func Read(name string, data []byte) Result {
 		r.fileIssue(config.CodeSyntax, config.Origin{File: name, Line: 1, Column: 1}, err.Error())
 		return r.out
 	}
+	docs := map[docKey]doc{}
 	for _, c := range split(data) {
 		if r.full(config.Origin{File: name, Line: c.line + 1, Column: 1}) {
 			break
 		}
-		r.document(c)
+		key := docKey{maphash.Bytes(hashSeed, c.data), c.line}
+		one, known := d.docs[key]
+		if !known || !bytes.Equal(one.data, c.data) {
+			one = readDoc(name, c)
+		}
+		docs[key] = one
+		r.add(one.out)
 	}
+	d.docs = docs
 	slices.SortStableFunc(r.out.Issues, func(a, b config.Issue) int {
 		if a.Origin.Line != b.Origin.Line {
 			return a.Origin.Line - b.Origin.Line
@@ -67,9 +98,24 @@ func Read(name string, data []byte) Result {
 	return r.out
 }
 
+// readDoc reads one document by itself.
+func readDoc(name string, c chunk) doc {
+	c.data = bytes.Clone(c.data)
+	r := &reader{name: name, out: Result{Parsed: true}}
+	r.document(c)
+	return doc{c.data, r.out}
+}
+
 type reader struct {
 	name string
 	out  Result
+}
+
+func (r *reader) add(o Result) {
+	r.out.Objects = append(r.out.Objects, o.Objects...)
+	r.out.Issues = append(r.out.Issues, o.Issues...)
+	r.out.Refused = append(r.out.Refused, o.Refused...)
+	r.out.Parsed = r.out.Parsed && o.Parsed
 }
 
 // fileIssue records an error that makes the file's contents unknowable.

@@ -170,6 +170,25 @@ func TestBadObjectAlone(t *testing.T) {
 	}
 }
 
+func TestDecoderReadsWhatChanged(t *testing.T) {
+	one, two := head+"spec: {hosts: [a.com]}\n", drHead+"spec: {host: a.com}\n"
+	var d Decoder
+	first := d.Read("f", []byte(one+"---\n"+two))
+	second := d.Read("f", []byte(one+"---\n"+strings.Replace(two, "a.com", "b.com", 1)))
+	if second.Objects[0] != first.Objects[0] || second.Objects[1] == first.Objects[1] {
+		t.Error("an unchanged document was read anew, or a changed one was not")
+	}
+	third := d.Read("f", []byte("# moved\n"+one+"---\n"+two))
+	if got := third.Objects[1].At("spec.host").String(); got != "f:10:8" || len(d.docs) != 2 {
+		t.Errorf("position %s, %d documents", got, len(d.docs))
+	}
+	bad := d.Read("f", []byte("a: [\n---\n"+two))
+	again := d.Read("f", []byte("a: [\n---\n"+two))
+	if bad.Parsed || again.Parsed || len(again.Issues) != 1 || again.Objects[0] != bad.Objects[0] {
+		t.Errorf("%+v", again)
+	}
+}
+
 func TestMetadata(t *testing.T) {
 	in := `apiVersion: networking.istio.io/v1alpha3
 kind: ServiceEntry

@@ -13,6 +13,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/config/source"
 	"detour.dev/detour/internal/config/source/dir"
 	"detour.dev/detour/internal/xds"
 )
@@ -93,18 +94,40 @@ func TestLive(t *testing.T) {
 	until("a file gone", func(s *config.Set) bool { return rules(s) == 0 })
 }
 
-// BenchmarkLoad reads 1,000 ServiceEntries of four endpoints, each with a DestinationRule.
-func BenchmarkLoad(b *testing.B) {
-	one, two := walkthrough(b, "1-service-entry"), walkthrough(b, "2-destination-rule")
+// many gives n ServiceEntries of four endpoints, each with a DestinationRule, as one file.
+func many(tb testing.TB, n int) string {
+	one, two := walkthrough(tb, "1-service-entry"), walkthrough(tb, "2-destination-rule")
 	var all strings.Builder
-	for i := range 1000 {
+	for i := range n {
 		r := strings.NewReplacer("mydb.com", fmt.Sprintf("h%d.com", i), "external-svc-dns", fmt.Sprintf("s%d", i), "mydynamodb", fmt.Sprintf("d%d", i))
 		all.WriteString(r.Replace(one) + one[strings.Index(one, "  - address"):] + "---\n" + r.Replace(two) + "---\n")
 	}
+	return all.String()
+}
+
+func BenchmarkLoad(b *testing.B) {
+	all := many(b, 1000)
 	for b.Loop() {
-		set, issues, err := LoadOnce([]string{"-"}, strings.NewReader(all.String()))
+		set, issues, err := LoadOnce([]string{"-"}, strings.NewReader(all))
 		if err != nil || len(issues) > 0 || set.Len() != 2000 {
 			b.Fatal(set, issues, err)
+		}
+	}
+}
+
+// BenchmarkEdit changes one value in one of 2,000 objects.
+func BenchmarkEdit(b *testing.B) {
+	all := many(b, 1000)
+	at := strings.LastIndex(all, "15s")
+	s := newStore()
+	now := time.Now()
+	s.update(source.Update{Files: []source.File{{Name: "f", Data: []byte(all)}}}, now)
+	s.advance(now, true)
+	for i := 0; b.Loop(); i++ {
+		edited := all[:at] + fmt.Sprint(10+i%80) + all[at+2:]
+		s.update(source.Update{Files: []source.File{{Name: "f", Data: []byte(edited)}}}, now)
+		if changed := s.advance(now, false); !changed || len(s.result().objects) != 2000 {
+			b.Fatal("the edit did not apply")
 		}
 	}
 }

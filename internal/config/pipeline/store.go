@@ -24,6 +24,9 @@ type store struct {
 
 // file is one file: its present contents, judged, and the objects that are served of it.
 type file struct {
+	decoder  decode.Decoder
+	verdicts map[*config.Object]validate.Verdict
+
 	judged judgement
 	data   []byte
 	since  time.Time // when data came
@@ -39,7 +42,8 @@ type file struct {
 
 // judgement is what decode and validate make of one file's contents.
 type judgement struct {
-	objects []*config.Object // good
+	objects []*config.Object              // good
+	byKey   map[config.Key]*config.Object // of objects, the first of each key
 	bad     map[config.Key]bool
 	refused []config.Refusal
 	issues  []config.Issue
@@ -48,24 +52,32 @@ type judgement struct {
 
 func newStore() *store { return &store{files: map[string]*file{}} }
 
-// judge decodes and validates one file.
-func judge(name string, data []byte) judgement {
-	r := decode.Read(name, data)
-	j := judgement{bad: map[config.Key]bool{}, issues: r.Issues, parsed: r.Parsed, refused: r.Refused}
+// judge decodes and validates the file's contents. What is as it was is not judged again.
+func (f *file) judge(name string) {
+	r := f.decoder.Read(name, f.data)
+	j := judgement{byKey: map[config.Key]*config.Object{}, bad: map[config.Key]bool{}, issues: r.Issues, parsed: r.Parsed, refused: r.Refused}
+	verdicts := make(map[*config.Object]validate.Verdict, len(r.Objects))
 	for _, o := range r.Objects {
-		v := validate.Object(o)
+		v, known := f.verdicts[o]
+		if !known {
+			v = validate.Object(o)
+		}
+		verdicts[o] = v
 		j.issues = append(j.issues, v.Issues...)
 		switch {
 		case v.Rejected:
 			j.refused = append(j.refused, refusal(o, v.Issues))
 		case !v.Ignored:
 			j.objects = append(j.objects, o)
+			if j.byKey[o.Key] == nil {
+				j.byKey[o.Key] = o
+			}
 		}
 	}
 	for _, r := range j.refused {
 		j.bad[r.Key] = true
 	}
-	return j
+	f.judged, f.verdicts = j, verdicts
 }
 
 func refusal(o *config.Object, issues []config.Issue) config.Refusal {
@@ -108,7 +120,7 @@ func (s *store) update(u source.Update, now time.Time) {
 			s.files[in.Name] = f
 		}
 		f.data, f.whole, f.since, f.gone, f.settled = in.Data, in.Whole, now, false, false
-		f.judged = judge(in.Name, in.Data)
+		f.judge(in.Name)
 	}
 	for _, name := range s.order { // files that are gone keep their place for as long as they serve
 		f := s.files[name]
@@ -118,6 +130,7 @@ func (s *store) update(u source.Update, now time.Time) {
 		if !f.gone {
 			f.data, f.whole, f.since, f.gone, f.settled = nil, false, now, true, false
 			f.judged = judgement{parsed: true}
+			f.decoder, f.verdicts = decode.Decoder{}, nil
 		}
 		order = append(order, name)
 	}
@@ -173,7 +186,7 @@ func (s *store) nextDeadline() (next time.Time, ok bool) {
 // file to another must not be missing in between.
 func (s *store) comes(k config.Key) bool {
 	for _, f := range s.files {
-		if !f.settled && slices.ContainsFunc(f.judged.objects, func(o *config.Object) bool { return o.Key == k }) {
+		if !f.settled && f.judged.byKey[k] != nil {
 			return true
 		}
 	}
@@ -187,22 +200,13 @@ func (f *file) keepWhatStays() (changed bool) {
 		return false
 	}
 	for i, old := range f.served {
-		n := f.judged.find(old.Key)
+		n := f.judged.byKey[old.Key]
 		if n != nil && n != old && covers(n, old) {
 			f.served[i] = n
 			changed = true
 		}
 	}
 	return changed
-}
-
-func (j *judgement) find(k config.Key) *config.Object {
-	for _, o := range j.objects {
-		if o.Key == k {
-			return o
-		}
-	}
-	return nil
 }
 
 // settle brings all of the file's contents into force: its good objects, and of those that are bad, that can't be told
