@@ -187,21 +187,13 @@ func execFile(path string, argv, env []string) syscall.Errno {
 	return errno
 }
 
-// startHelper forks the helper as a sibling: its parent is detour, not COMMAND. All signals are blocked in it.
+// startHelper forks the helper as a sibling: its parent is detour, not COMMAND.
 func (s *setup) startHelper() error {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(pair[1])
-	var all, before unix.Sigset_t
-	for i := range all.Val {
-		all.Val[i] = ^all.Val[i]
-	}
-	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &before); err != nil {
-		return err
-	}
-	defer unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil)
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err

@@ -1,28 +1,38 @@
 package netns
 
 import (
-	"encoding/binary"
 	"os"
+	"os/signal"
 	"runtime"
-	"unsafe"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 const helperControl = 3
 
-// Requests to the helper, one byte each, with one byte of argument.
+// Requests to the helper: one byte each, with one byte of argument.
 const (
-	askSocket  = 's' // argument: address family; the answer is one byte and a TCP socket, or an errno
-	askSignals = 'g' // the answer is the set of signals that arrived since the last time, 8 bytes
+	askSocket = 's' // argument: address family; the answer is one byte, 0 with a TCP socket or an errno
+	askSignal = 'g' // argument: signal; the answer is one byte, 1 if the helper has got it too
 )
 
-// helperMain serves until detour closes its end. It was started with all signals blocked, so that none ends or stops
-// it and each stays pending until asked for.
+// The helper stays on the process's first thread, which the kernel prefers for signals: one that arrived before a
+// question has been handled when the question is read.
+func init() {
+	if os.Args[0] == helperName {
+		runtime.LockOSThread()
+	}
+}
+
+// helperMain serves until detour closes its end. No signal ends or stops it.
 func helperMain() {
-	runtime.LockOSThread()
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals, relayed()...)
 	unix.CloseOnExec(helperControl)
 	closeFrom(helperControl + 1)
+	got := map[os.Signal]time.Time{}
 	buf := make([]byte, 2)
 	for {
 		n, err := retryRead(helperControl, buf)
@@ -32,11 +42,46 @@ func helperMain() {
 		switch buf[0] {
 		case askSocket:
 			err = answerSocket(int(buf[1]))
-		case askSignals:
-			err = unix.Sendmsg(helperControl, binary.NativeEndian.AppendUint64(nil, takeSignals()), nil, nil, unix.MSG_NOSIGNAL)
+		case askSignal:
+			answer := []byte{0}
+			if hasArrived(syscall.Signal(buf[1]), signals, got) {
+				answer[0] = 1
+			}
+			err = unix.Sendmsg(helperControl, answer, nil, nil, unix.MSG_NOSIGNAL)
 		}
 		if err != nil {
 			os.Exit(0)
+		}
+	}
+}
+
+const (
+	// handOver is what the Go runtime may take from a signal's handler to its channel.
+	handOver = 20 * time.Millisecond
+	// groupTime is how far apart detour and its helper may see one signal to the group. Two signals of a kind in less
+	// are one to the kernel too, as long as the first is pending.
+	groupTime = 50 * time.Millisecond
+)
+
+// hasArrived tells whether the signal came just now.
+func hasArrived(sig os.Signal, signals <-chan os.Signal, got map[os.Signal]time.Time) bool {
+	timeout := time.NewTimer(handOver)
+	defer timeout.Stop()
+	for {
+		select {
+		case s := <-signals:
+			got[s] = time.Now()
+			continue
+		default:
+		}
+		if at, ok := got[sig]; ok && time.Since(at) < groupTime {
+			return true
+		}
+		select {
+		case s := <-signals:
+			got[s] = time.Now()
+		case <-timeout.C:
+			return false
 		}
 	}
 }
@@ -67,19 +112,4 @@ func answerSocket(family int) error {
 	}
 	defer unix.Close(fd)
 	return unix.Sendmsg(helperControl, []byte{0}, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
-}
-
-// takeSignals gives the pending signals, bit N-1 for signal N, and clears them.
-func takeSignals() uint64 {
-	var got uint64
-	all := ^uint64(0)
-	var now unix.Timespec
-	for {
-		sig, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&all)), 0,
-			uintptr(unsafe.Pointer(&now)), unsafe.Sizeof(all), 0, 0)
-		if errno != 0 {
-			return got
-		}
-		got |= 1 << (sig - 1)
-	}
 }

@@ -2,13 +2,13 @@ package netns
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -58,11 +58,11 @@ func (h *helper) ask(question, argument byte, answer []byte) (n int, fds []int, 
 	return n, fds, err
 }
 
-// signals gives the set of signals that the process group got since the last call, bit N-1 for signal N.
-func (h *helper) signals() (set uint64, ok bool) {
-	buf := make([]byte, 8)
-	n, _, err := h.ask(askSignals, 0, buf)
-	return binary.NativeEndian.Uint64(buf), err == nil && n == len(buf)
+// hasGot asks whether a signal that this process got was sent to the whole process group.
+func (h *helper) hasGot(sig syscall.Signal) (has, ok bool) {
+	buf := make([]byte, 1)
+	n, _, err := h.ask(askSignal, byte(sig), buf)
+	return buf[0] == 1, err == nil && n == 1
 }
 
 func (h *helper) socket(family int) (int, error) {

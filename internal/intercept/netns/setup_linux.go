@@ -36,11 +36,11 @@ func (s *setup) run() error {
 		what string
 		do   func() error
 	}{
+		{"helper", s.startHelper}, // first, so that it is ready when COMMAND starts
 		{"mounts", mountAll},
 		{"loopback interface", func() error { return linkUp(s.cfg.IPv6) }},
 		{"packet filter", s.filter},
 		{"sockets", s.listen},
-		{"helper", s.startHelper},
 	}
 	for _, step := range steps {
 		if err := step.do(); err != nil {

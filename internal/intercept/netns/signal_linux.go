@@ -7,7 +7,6 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -20,8 +19,6 @@ type relay struct {
 	quit    chan struct{}
 	done    chan struct{}
 	running bool
-
-	last map[syscall.Signal]time.Time // when the process group last got it
 }
 
 func newRelay(s *Session) *relay {
@@ -30,7 +27,6 @@ func newRelay(s *Session) *relay {
 		in:      make(chan os.Signal, 64),
 		quit:    make(chan struct{}),
 		done:    make(chan struct{}),
-		last:    map[syscall.Signal]time.Time{},
 	}
 }
 
@@ -91,25 +87,15 @@ func (r *relay) handle(sig syscall.Signal) {
 	}
 }
 
-// groupTime is how far apart detour and its helper may see one signal to the group. Signals of one kind that follow
-// each other faster are one to the kernel too, as long as the first is pending.
-const groupTime = 50 * time.Millisecond
-
 // commandHasIt tells whether the signal went to the whole process group, as those of a terminal do.
 func (r *relay) commandHasIt(sig syscall.Signal) bool {
 	group, err := unix.Getpgid(r.session.pid)
 	if err != nil || group != unix.Getpgrp() {
 		return false
 	}
-	now := time.Now()
 	if r.session.helper != nil {
-		if set, ok := r.session.helper.signals(); ok {
-			for n := range 64 {
-				if set>>n&1 != 0 {
-					r.last[syscall.Signal(n+1)] = now
-				}
-			}
-			return now.Sub(r.last[sig]) < groupTime
+		if has, ok := r.session.helper.hasGot(sig); ok {
+			return has
 		}
 	}
 	return foreground()
@@ -164,11 +150,18 @@ func (s *Session) follow(sig syscall.Signal) {
 	default:
 		return
 	}
+	// The group's own signal may have stopped this process already, between the two lines that take the handler away
+	// and look: woken from that, COMMAND runs too, and stopping once more would be for nothing.
+	stop := func() {
+		if stopped(s.pid) {
+			_ = unix.Kill(unix.Getpid(), sig)
+		}
+	}
 	if sig == unix.SIGSTOP {
-		_ = unix.Kill(unix.Getpid(), sig)
+		stop()
 		return
 	}
-	withDefaultAction(sig, func() { _ = unix.Kill(unix.Getpid(), sig) })
+	withDefaultAction(sig, stop)
 }
 
 // DieAs ends this process the way COMMAND ended: by the same signal, so that the caller's wait(2) sees what it would
