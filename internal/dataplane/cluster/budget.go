@@ -19,14 +19,11 @@ func (w *window) add(now time.Time) {
 	b := &w.buckets[sec%uint64(len(w.buckets))]
 	for {
 		old := b.Load()
-		next := sec<<32 | 1
 		if old>>32 == sec {
-			if uint32(old) == math.MaxUint32 {
-				return
-			}
-			next = old + 1
+			b.Add(1)
+			return
 		}
-		if b.CompareAndSwap(old, next) {
+		if b.CompareAndSwap(old, sec<<32|1) {
 			return
 		}
 	}
@@ -36,7 +33,8 @@ func (w *window) sum(now time.Time) (n uint64) {
 	sec := uint32(now.Unix())
 	for i := range w.buckets {
 		b := w.buckets[i].Load()
-		if age := sec - uint32(b>>32); age < windowSeconds || int32(age) < 0 && int32(age) > -2 {
+		// A worker whose clock is read a moment later may be a second ahead.
+		if age := int32(sec - uint32(b>>32)); age >= -1 && age < windowSeconds {
 			n += uint64(uint32(b))
 		}
 	}
@@ -122,6 +120,7 @@ func (l *Limit) Active() int64 { return l.active.Load() }
 func (l *Limit) Max() uint32 { return l.max.Load() }
 
 // Breaker is a cluster's circuit breaker, for all workers together (circuit_breakers.thresholds, DEFAULT priority).
+// Requests are counted only while they are limited, to spare the workers a shared counter.
 type Breaker struct {
 	Connections, Pending, Requests, Retries Limit
 }

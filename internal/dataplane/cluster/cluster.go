@@ -7,6 +7,7 @@
 package cluster
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -46,7 +47,9 @@ func (c *Cluster) Hedge() *Budget { return c.live.hedge }
 // Pick chooses an endpoint for one attempt: circuit breaker, priority, locality, algorithm. The errors are package lb's.
 // Each Result owes one Done.
 func (c *Cluster) Pick(in *lb.PickInfo) (lb.Result, error) {
-	if !c.live.breaker.Requests.TryAcquire() {
+	limit := &c.live.breaker.Requests
+	limited := limit.Max() != math.MaxUint32
+	if limited && !limit.TryAcquire() {
 		return lb.Result{}, lb.ErrOverflow
 	}
 	if len(in.Tried) == 0 {
@@ -54,7 +57,9 @@ func (c *Cluster) Pick(in *lb.PickInfo) (lb.Result, error) {
 	}
 	res, err := c.choose(in)
 	if err != nil {
-		c.live.breaker.Requests.Release()
+		if limited {
+			limit.Release()
+		}
 		return lb.Result{}, err
 	}
 	if res.Panic {
@@ -63,7 +68,7 @@ func (c *Cluster) Pick(in *lb.PickInfo) (lb.Result, error) {
 	if res.LastResort {
 		c.live.stats.Detour.EjectedTried.Inc()
 	}
-	res.Attach(c)
+	res.Attach(c, limited)
 	return res, nil
 }
 

@@ -133,7 +133,7 @@ func refuse(c *clusterv3.Cluster, _ *Options) error {
 	return nil
 }
 
-func (cfg *Config) compileType(c *clusterv3.Cluster, o *Options) error {
+func (cfg *Config) compileType(c *clusterv3.Cluster, _ *Options) error {
 	if t := c.GetClusterType(); t != nil {
 		var d dnsv3.DnsCluster
 		if t.GetTypedConfig() == nil || !t.GetTypedConfig().MessageIs(&d) {
@@ -146,7 +146,7 @@ func (cfg *Config) compileType(c *clusterv3.Cluster, o *Options) error {
 			return errors.New("cluster_type: all_addresses_in_single_endpoint (LOGICAL_DNS) is not supported yet")
 		}
 		cfg.Type = StrictDNS
-		cfg.dns = dnsOptions(d.GetDnsRefreshRate(), d.GetDnsJitter(), d.GetRespectDnsTtl(), int32(d.GetDnsLookupFamily()), o)
+		cfg.dns = dnsOptions(d.GetDnsRefreshRate(), d.GetDnsJitter(), d.GetRespectDnsTtl(), int32(d.GetDnsLookupFamily()))
 		return nil
 	}
 	switch c.GetType() {
@@ -159,7 +159,9 @@ func (cfg *Config) compileType(c *clusterv3.Cluster, o *Options) error {
 		}
 	case clusterv3.Cluster_STRICT_DNS:
 		cfg.Type = StrictDNS
-		cfg.dns = dnsOptions(c.GetDnsRefreshRate(), c.GetDnsJitter(), c.GetRespectDnsTtl(), int32(c.GetDnsLookupFamily())+1, o)
+		//lint:ignore SA1019 istiod and --compat istio send these (SEMANTICS T17)
+		rate, jitter, ttl := c.GetDnsRefreshRate(), c.GetDnsJitter(), c.GetRespectDnsTtl()
+		cfg.dns = dnsOptions(rate, jitter, ttl, int32(c.GetDnsLookupFamily())+1)
 	case clusterv3.Cluster_ORIGINAL_DST:
 		return cfg.compileOriginalDst(c)
 	default:
@@ -184,9 +186,8 @@ func (cfg *Config) compileOriginalDst(c *clusterv3.Cluster) error {
 }
 
 // dnsOptions takes the family by DnsCluster's numbers: 0 unspecified, 1 AUTO, 2 V4_ONLY, 3 V6_ONLY, 4 V4_PREFERRED, 5 ALL.
-func dnsOptions(rate, jitter *durationpb.Duration, ttl bool, family int32, o *Options) discovery.Options {
+func dnsOptions(rate, jitter *durationpb.Duration, ttl bool, family int32) discovery.Options {
 	d := discovery.Options{RefreshRate: duration(rate, 5*time.Second), Jitter: duration(jitter, -1), RespectTTL: ttl}
-	_ = o
 	switch family {
 	case 2:
 		d.Family = dns.V4
@@ -234,7 +235,6 @@ func (cfg *Config) compilePolicy(c *clusterv3.Cluster, o *Options) error {
 func (cfg *Config) compileHTTP(c *clusterv3.Cluster, _ *Options) error {
 	h := &cfg.HTTP
 	h.IdleTimeout = time.Hour
-	h.MaxRequests = value(c.GetMaxRequestsPerConnection(), 0)
 	any := c.GetTypedExtensionProtocolOptions()["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
 	if any == nil {
 		return nil
@@ -247,7 +247,7 @@ func (cfg *Config) compileHTTP(c *clusterv3.Cluster, _ *Options) error {
 	h.AutoSNI, h.AutoSANValidation = up.GetAutoSni(), up.GetAutoSanValidation()
 	h.IdleTimeout = duration(common.GetIdleTimeout(), time.Hour)
 	h.MaxDuration = duration(common.GetMaxConnectionDuration(), 0)
-	h.MaxRequests = value(common.GetMaxRequestsPerConnection(), h.MaxRequests)
+	h.MaxRequests = value(common.GetMaxRequestsPerConnection(), 0)
 	h.HTTP2 = o.GetExplicitHttpConfig().GetHttp2ProtocolOptions() != nil
 	h.UseDownstream = o.GetUseDownstreamProtocolConfig() != nil
 	cfg.errorMatcher = o.GetOutlierDetection().GetErrorMatcher()

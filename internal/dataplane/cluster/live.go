@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -9,6 +8,8 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/proto"
 
 	"detour.dev/detour/internal/dataplane/discovery"
 	"detour.dev/detour/internal/dataplane/lb"
@@ -31,8 +32,10 @@ type live struct {
 	current *Cluster
 	policy  *lb.Policy
 	targets []target
-	watches map[string]*watch // by DNS name
-	hosts   map[hostKey]*lb.Host
+	// assigned is what targets were made of.
+	assigned *endpointv3.ClusterLoadAssignment
+	watches  map[string]*watch // by DNS name
+	hosts    map[hostKey]*lb.Host
 	// parked are ejected hosts that left the cluster, until their ejection ends: an address that comes back, or a name
 	// whose address changes, must not be well again for it (E5).
 	parked map[hostKey]*lb.Host
@@ -91,7 +94,14 @@ func newLive(m *Manager, name string) *live {
 	return l
 }
 
-// apply puts a version in force and gives the Cluster to serve: the current one if only endpoints changed.
+// same tells whether a version and its assignment are in force already.
+func (l *live) same(cfg *Config, a *endpointv3.ClusterLoadAssignment) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.current != nil && l.current.cfg == cfg && (l.assigned == a || proto.Equal(l.assigned, a))
+}
+
+// apply puts a version in force and gives the Cluster to serve: the current one if only endpoints changed. warm was called.
 func (l *live) apply(cfg *Config, a *assignment) *Cluster {
 	l.mu.Lock()
 	if l.current == nil || l.current.cfg != cfg {
@@ -101,9 +111,9 @@ func (l *live) apply(cfg *Config, a *assignment) *Cluster {
 	l.breaker.Pending.max.Store(cfg.Limits.MaxPending)
 	l.breaker.Requests.max.Store(cfg.Limits.MaxRequests)
 	l.breaker.Retries.max.Store(cfg.Limits.MaxRetries)
-	l.policy, l.targets = a.policy(cfg), a.targets
+	l.policy, l.targets, l.assigned = a.policy(cfg), a.targets, a.proto
 	l.detect(cfg)
-	l.rewatch(cfg)
+	l.unwatch()
 	removed := l.rebuild()
 	l.arm(time.Now())
 	c := l.current
@@ -128,78 +138,6 @@ func (l *live) detect(cfg *Config) {
 	if cfg.outlier != nil && cfg.outlier.Interval != l.sweepEvery {
 		l.sweepFrom, l.sweepEvery = time.Now(), cfg.outlier.Interval
 		l.disarm()
-	}
-}
-
-// rewatch starts watches for new names and ends those of names that are gone. l.mu is held.
-func (l *live) rewatch(cfg *Config) {
-	wanted := map[string]bool{}
-	for i := range l.targets {
-		name := l.targets[i].name
-		if name == "" {
-			continue
-		}
-		wanted[name] = true
-		if w := l.watches[name]; w != nil && w.opt == cfg.dns {
-			continue
-		}
-		w := &watch{opt: cfg.dns}
-		if old := l.watches[name]; old != nil { // other settings: the addresses stay until it has its own
-			w.addrs = old.addrs
-			old.Close()
-		}
-		l.watches[name] = w
-		w.Watch = l.m.opt.Discovery.Watch(name, cfg.dns, func(addrs []netip.Addr) { l.resolved(name, w, addrs) })
-	}
-	for name, w := range l.watches {
-		if !wanted[name] {
-			delete(l.watches, name)
-			w.Close()
-		}
-	}
-}
-
-func (l *live) resolved(name string, w *watch, addrs []netip.Addr) {
-	l.mu.Lock()
-	if l.closed || l.watches[name] != w || slices.Equal(w.addrs, addrs) {
-		l.mu.Unlock()
-		return
-	}
-	w.addrs = slices.Clone(addrs)
-	l.stats.UpdateSuccess.Inc()
-	removed := l.rebuild()
-	l.arm(time.Now())
-	l.mu.Unlock()
-	l.m.removed(removed)
-}
-
-// nearest gives the watches of the lowest priority number.
-func (l *live) nearest() (out []Watch) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	lowest := uint32(math.MaxUint32)
-	for i := range l.targets {
-		lowest = min(lowest, l.targets[i].priority)
-	}
-	for i := range l.targets {
-		if t := &l.targets[i]; t.priority == lowest && t.name != "" {
-			out = append(out, l.watches[t.name].Watch)
-		}
-	}
-	return out
-}
-
-// refresh asks for another look-up of the host's name.
-func (l *live) refresh(h *lb.Host) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for i := range l.targets {
-		if t := &l.targets[i]; t.name != "" && t.key == h.Name {
-			if w := l.watches[t.name]; w != nil {
-				w.Refresh()
-			}
-			return
-		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -89,14 +90,50 @@ func (m *Manager) Clusters() []*Cluster {
 	return out
 }
 
+// warmFor bounds how long Update waits for the addresses of names that are new to a cluster that serves.
+const warmFor = time.Second
+
+// change is one cluster of a snapshot, compiled.
+type change struct {
+	live *live
+	cfg  *Config
+	a    *assignment
+}
+
 // Update puts a snapshot's clusters and endpoints in force, all at once, and gives what it refused: of that the last good
-// version stays. Hosts, health, DNS watches and counters of clusters that stay are kept.
+// version stays. Hosts, health, DNS watches and counters of clusters that stay are kept. Where a cluster that serves gets
+// new DNS names, the old state serves on until they were looked up once, for a second at most.
 func (m *Manager) Update(s *xds.Snapshot) []xds.Rejection {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	old := *m.clusters.Load()
 	next := make(map[string]*Cluster, len(s.Clusters))
-	var rejected []xds.Rejection
+	changes, rejected := m.compile(s, next)
+	var wait []Watch
+	for _, c := range changes {
+		wait = append(wait, c.live.warm(c.cfg, c.a)...)
+	}
+	if len(wait) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), warmFor)
+		waitAll(ctx, wait)
+		cancel()
+	}
+	for _, c := range changes {
+		next[c.cfg.Name] = c.live.apply(c.cfg, c.a)
+	}
+	m.clusters.Store(&next)
+	for name, l := range m.lives {
+		if next[name] == nil {
+			delete(m.lives, name)
+			l.close()
+			m.opt.Stats.RemoveCluster(name)
+		}
+	}
+	return rejected
+}
+
+// compile judges the snapshot's clusters and puts the last good version of bad ones into next. m.mu is held.
+func (m *Manager) compile(s *xds.Snapshot, next map[string]*Cluster) (changes []change, rejected []xds.Rejection) {
+	old := *m.clusters.Load()
 	assignments := make(map[string]*endpointv3.ClusterLoadAssignment, len(s.Endpoints))
 	for _, a := range s.Endpoints {
 		assignments[a.GetClusterName()] = a
@@ -105,7 +142,15 @@ func (m *Manager) Update(s *xds.Snapshot) []xds.Rejection {
 		cfg, err := m.config(old[c.GetName()], c)
 		var a *assignment
 		if err == nil {
-			a, err = compileAssignment(cfg, assignments[cfg.eds])
+			raw := c.GetLoadAssignment()
+			if cfg.Type == EDS {
+				raw = assignments[cfg.eds]
+			}
+			if l := m.lives[cfg.Name]; l != nil && l.same(cfg, raw) {
+				next[cfg.Name] = l.current
+				continue
+			}
+			a, err = compileAssignment(cfg, raw)
 		}
 		if err != nil {
 			rejected = append(rejected, rejection(c, cfg, err))
@@ -119,17 +164,9 @@ func (m *Manager) Update(s *xds.Snapshot) []xds.Rejection {
 			l = newLive(m, cfg.Name)
 			m.lives[cfg.Name] = l
 		}
-		next[cfg.Name] = l.apply(cfg, a)
+		changes = append(changes, change{l, cfg, a})
 	}
-	m.clusters.Store(&next)
-	for name, l := range m.lives {
-		if next[name] == nil {
-			delete(m.lives, name)
-			l.close()
-			m.opt.Stats.RemoveCluster(name)
-		}
-	}
-	return rejected
+	return changes, rejected
 }
 
 const typePrefix = "type.googleapis.com/"
@@ -171,12 +208,16 @@ func (m *Manager) Close() {
 // WaitFirst waits until the names of each cluster's lowest priority number were looked up once, or ctx ends.
 func (m *Manager) WaitFirst(ctx context.Context) {
 	for _, c := range m.Clusters() {
-		for _, w := range c.live.nearest() {
-			select {
-			case <-w.First():
-			case <-ctx.Done():
-				return
-			}
+		waitAll(ctx, c.live.nearest())
+	}
+}
+
+func waitAll(ctx context.Context, watches []Watch) {
+	for _, w := range watches {
+		select {
+		case <-w.First():
+		case <-ctx.Done():
+			return
 		}
 	}
 }

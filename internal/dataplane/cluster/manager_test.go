@@ -272,6 +272,7 @@ func TestDNSOptions(t *testing.T) {
 		ttl    bool
 	}{
 		{"istiod's", func(c *clusterv3.Cluster) {
+			//lint:ignore SA1019 as istiod sends it
 			c.DnsRefreshRate, c.RespectDnsTtl, c.DnsLookupFamily = durationpb.New(time.Minute), true, clusterv3.Cluster_V4_ONLY
 		}, dns.V4, time.Minute, true},
 		{"deprecated, v6", func(c *clusterv3.Cluster) { c.DnsLookupFamily = clusterv3.Cluster_V6_ONLY }, dns.V6, 5 * time.Second, false},
@@ -455,7 +456,7 @@ func TestConcurrency(t *testing.T) {
 	var wg sync.WaitGroup
 	for w := range 3 {
 		wg.Go(func() {
-			for i := range 3000 {
+			for i := range 1000 {
 				c := m.Get(mydb)
 				in := &lb.PickInfo{Now: time.Now()}
 				for range 3 {
@@ -474,7 +475,7 @@ func TestConcurrency(t *testing.T) {
 		})
 	}
 	wg.Go(func() {
-		for i := range 200 {
+		for i := range 100 {
 			d.set(east, fmt.Sprintf("10.1.0.%d 10.1.0.%d", i%5+1, i%7+10))
 			update(i%3 + 1)
 			m.Get(mydb).Status()
@@ -562,4 +563,36 @@ func BenchmarkUpdate5000(b *testing.B) {
 			b.Fatal(rej)
 		}
 	}
+}
+
+// A live change to names that DNS has not answered for yet does not leave a gap: the old state serves until it has.
+func TestNewNamesAreAwaited(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		r.step2(80)
+		const other = "dynamodb.eu-west-1.amazonaws.com"
+		next := strictDNSCluster(mydb, outlierDetection(), ep{other, 80, "eu", 0})
+		changed := make(chan time.Duration)
+		go func() {
+			begin := time.Now()
+			r.update(next)
+			changed <- time.Since(begin)
+		}()
+		time.Sleep(80 * time.Millisecond)
+		r.want(5, east)
+		r.dns.set(other, "10.3.0.1")
+		if d := <-changed; d != 80*time.Millisecond {
+			t.Errorf("the change took %v", d)
+		}
+		r.want(5, other)
+
+		begin := time.Now() // a name that never answers
+		r.update(strictDNSCluster(mydb, outlierDetection(), ep{other, 80, "eu", 0}, ep{"no.example", 80, "eu", 0}))
+		if d := time.Since(begin); d != warmFor {
+			t.Errorf("waited %v, want %v", d, warmFor)
+		}
+		r.want(5, other)
+		if c := r.m.Get(mydb); func() bool { r.update(c.Config().Proto); return r.m.Get(mydb) != c }() {
+			t.Error("an update without a change made a new version")
+		}
+	})
 }

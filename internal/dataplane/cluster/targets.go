@@ -21,6 +21,7 @@ const maxPriority = 128
 // assignment is what a ClusterLoadAssignment says.
 type assignment struct {
 	targets          []target
+	proto            *endpointv3.ClusterLoadAssignment
 	overprovisioning uint32
 	weightedHealth   bool
 }
@@ -31,12 +32,8 @@ func (a *assignment) policy(cfg *Config) *lb.Policy {
 	return &p
 }
 
-// compileAssignment reads a load assignment: the cluster's own, or EDS's. A cluster without one has no endpoints.
-func compileAssignment(cfg *Config, eds *endpointv3.ClusterLoadAssignment) (*assignment, error) {
-	a := cfg.Proto.GetLoadAssignment()
-	if cfg.Type == EDS {
-		a = eds
-	}
+// compileAssignment reads a load assignment. A cluster without one has no endpoints.
+func compileAssignment(cfg *Config, a *endpointv3.ClusterLoadAssignment) (*assignment, error) {
 	if cfg.Type == OriginalDst && len(a.GetEndpoints()) > 0 {
 		return nil, errors.New("load_assignment: not allowed with ORIGINAL_DST")
 	}
@@ -44,6 +41,7 @@ func compileAssignment(cfg *Config, eds *endpointv3.ClusterLoadAssignment) (*ass
 		return nil, errors.New("policy.drop_overloads: not supported")
 	}
 	out := &assignment{
+		proto:            a,
 		overprovisioning: value(a.GetPolicy().GetOverprovisioningFactor(), lb.DefaultOverprovisioning),
 		weightedHealth:   a.GetPolicy().GetWeightedPriorityHealth(),
 	}

@@ -271,7 +271,7 @@ func TestDoneKeepsAccounts(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				r.Attach(rep)
+				r.Attach(rep, true)
 				open = append(open, &r)
 				for len(open) > rnd.IntN(8) {
 					open[0].Done(lb.Outcome{Kind: lb.OutcomeKind(rnd.IntN(int(lb.OurFault) + 1)), Status: 200 + 100*rnd.IntN(4)})
@@ -298,7 +298,7 @@ func TestDoneKeepsAccounts(t *testing.T) {
 
 func TestDoneTwice(t *testing.T) {
 	r := pick(t, lb.NewHostSet(&lb.Policy{}, tiers(1)), lb.PickInfo{})
-	r.Attach(&lbtest.Reporter{})
+	r.Attach(&lbtest.Reporter{}, true)
 	r.Done(lb.Outcome{})
 	func() {
 		defer func() {

@@ -139,12 +139,13 @@ type Result struct {
 	reporter Reporter
 	open     bool
 	silent   bool
+	release  bool
 }
 
 // Attach sets who is told of the outcome and opens the bookkeeping of one attempt: its request is counted as active until
-// Done. Only package cluster and tests call it.
-func (r *Result) Attach(rep Reporter) {
-	r.reporter, r.open = rep, true
+// Done, which calls Release if release is set. Only package cluster and tests call it.
+func (r *Result) Attach(rep Reporter, release bool) {
+	r.reporter, r.open, r.release = rep, true, release
 	st := &r.Endpoint.Stats
 	st.RqTotal.Inc()
 	st.RqActive.Inc()
@@ -178,7 +179,7 @@ func (r *Result) Done(o Outcome) {
 	}
 	if r.reporter != nil {
 		r.reporter.Report(r.Endpoint, o)
-		if !r.silent {
+		if r.release {
 			r.reporter.Release()
 		}
 	}
