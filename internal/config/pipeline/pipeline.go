@@ -87,14 +87,14 @@ func (p *Pipeline) Load(ctx context.Context) error {
 	p.store.advance(time.Now(), true)
 	if !p.cfg.KeepGoing {
 		if bad := errorsOf(p.store.result().issues); len(bad) > 0 {
-			return Errors(bad)
+			return Errors(sortIssues(bad))
 		}
 	}
 	set, issues := p.compile()
 	snapshot, translated := p.cfg.Translate(set, p.cfg.Group)
 	issues = append(issues, translated...)
 	if bad := errorsOf(issues); len(bad) > 0 && !p.cfg.KeepGoing {
-		return Errors(bad)
+		return Errors(sortIssues(bad))
 	}
 	p.apply(set, snapshot, issues)
 	return nil
