@@ -46,9 +46,13 @@ func (r *run) ejection(p *translate.Plan) {
 	place.Field += ".maxEjectionPercent"
 	switch can := ejectable(percent, n); {
 	case can == 0:
+		hint := ""
+		if p.External {
+			hint = ", or leave the field out"
+		}
 		r.report(at(config.Warning, CodeNeverEjected, place,
-			"%d %% of the %d endpoints of %s%s is less than one, so none is ever ejected and failover never happens; write %d or more, or leave the field out",
-			percent, n, p.Host, names, enough))
+			"%d %% of the %d endpoints of %s%s is less than one, so none is ever ejected and failover never happens; write %d or more%s",
+			percent, n, p.Host, names, enough, hint))
 	case can < near && several:
 		r.report(at(config.Warning, CodePartlyEjected, place,
 			"%d %% of the %d endpoints of %s%s is %d, but %d are nearest: when all of those fail, %d stay in use and keep part of the requests; write %d or more",
