@@ -40,6 +40,8 @@ type live struct {
 	// whose address changes, must not be well again for it (E5).
 	parked map[hostKey]*lb.Host
 	orig   map[netip.AddrPort]*origHost
+	// origSwept is when orig was last swept.
+	origSwept time.Time
 
 	closed     bool
 	sweepFrom  time.Time // sweeps are at whole intervals from here

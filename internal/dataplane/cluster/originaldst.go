@@ -44,8 +44,13 @@ func (l *live) originalDst(cfg *Config, in *lb.PickInfo) (lb.Result, error) {
 	return lb.Result{Endpoint: h.ep}, nil
 }
 
-// sweepOriginalDst forgets addresses without a connection for cleanup_interval. l.mu is held.
+// sweepOriginalDst forgets addresses without a connection for cleanup_interval; it looks once in that time, so that many new
+// addresses don't each pay for all. l.mu is held.
 func (l *live) sweepOriginalDst(cfg *Config, now time.Time) {
+	if now.Sub(l.origSwept) < cfg.CleanupInterval {
+		return
+	}
+	l.origSwept = now
 	for a, h := range l.orig {
 		if h.ep.Stats.RqActive.Value() <= 0 && now.Sub(h.used) > cfg.CleanupInterval {
 			delete(l.orig, a)
