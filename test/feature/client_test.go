@@ -1,0 +1,162 @@
+//go:build linux
+
+package feature
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// client is an application: it asks for mydb.com and knows of nothing else.
+type client struct {
+	w    *world
+	http *http.Client
+}
+
+// client gives an application that is told of the forward proxy.
+func (w *world) client() *client {
+	tr := &http.Transport{
+		Proxy:        http.ProxyURL(&url.URL{Scheme: "http", Host: forwardAddr}),
+		DialContext:  func(context.Context, string, string) (net.Conn, error) { return w.dial(forwardAddr) },
+		MaxIdleConns: 256, MaxIdleConnsPerHost: 256,
+	}
+	return w.newClient(tr)
+}
+
+// captured gives an application that knows nothing of detour: its connections to the allocated address are redirected.
+func (p *proxy) captured() *client {
+	p.w.captureOnce()
+	tr := &http.Transport{
+		DialContext: func(_ context.Context, _, addr string) (net.Conn, error) {
+			name, port, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, err
+			}
+			return p.w.dial(net.JoinHostPort(p.lookup(name).String(), port))
+		},
+		MaxIdleConnsPerHost: 256,
+	}
+	return p.w.newClient(tr)
+}
+
+func (w *world) newClient(tr *http.Transport) *client {
+	w.t.Cleanup(tr.CloseIdleConnections)
+	return &client{w: w, http: &http.Client{Transport: tr, Timeout: patience}}
+}
+
+// fresh lets the next request open a new connection.
+func (c *client) fresh() *client {
+	c.http.CloseIdleConnections()
+	return c
+}
+
+// do sends one request with an id of its own.
+func (c *client) do(method, url, body string) result {
+	r := result{ID: fmt.Sprintf("%s-%d", method, c.w.ids.Add(1))}
+	var rd io.Reader
+	if body != "" {
+		rd = strings.NewReader(body)
+	}
+	req, err := http.NewRequest(method, url, rd)
+	if err != nil {
+		return result{Err: err}
+	}
+	req.GetBody = nil // the client must not send anything again by itself
+	req.Header.Set("X-Request-Id", r.ID)
+	tries := 0
+	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { tries++ }}))
+	begin := time.Now()
+	resp, err := c.http.Do(req)
+	if err == nil && tries > 1 { // Go's own client covers up for a proxy that hung up
+		err = fmt.Errorf("answered at the client's try number %d", tries)
+		resp.Body.Close()
+	}
+	if err != nil {
+		r.Err, r.Took = err, time.Since(begin)
+		return r
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	r.Status, r.Body, r.Err, r.Took, r.Header = resp.StatusCode, strings.TrimSpace(string(b)), err, time.Since(begin), resp.Header
+	return r
+}
+
+func (c *client) get() result  { return c.do("GET", "http://"+service1+"/", "") }
+func (c *client) post() result { return c.do("POST", "http://"+service1+"/", "a body of some bytes") }
+
+// gets sends n requests one after the other.
+func (c *client) gets(n int) []result {
+	out := make([]result, n)
+	for i := range out {
+		out[i] = c.get()
+	}
+	return out
+}
+
+// load sends requests from several goroutines until stop, and gives what came back.
+type load struct {
+	quit chan struct{}
+	wg   sync.WaitGroup
+	mu   sync.Mutex
+	gets []result
+	post []result
+}
+
+// load begins to send GETs, and POSTs among them, from n connections.
+func (c *client) load(n int) *load {
+	l := &load{quit: make(chan struct{})}
+	for i := range n {
+		l.wg.Go(func() {
+			for j := i; ; j++ {
+				select {
+				case <-l.quit:
+					return
+				default:
+				}
+				if j%4 == 3 {
+					l.add(&l.post, c.post())
+				} else {
+					l.add(&l.gets, c.get())
+				}
+			}
+		})
+	}
+	c.w.t.Cleanup(l.halt)
+	return l
+}
+
+func (l *load) add(to *[]result, r result) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	*to = append(*to, r)
+}
+
+func (l *load) halt() {
+	select {
+	case <-l.quit:
+	default:
+		close(l.quit)
+	}
+	l.wg.Wait()
+}
+
+// stop ends the load.
+func (l *load) stop() (gets, posts []result) {
+	l.halt()
+	return l.gets, l.post
+}
+
+// count is how many requests were answered so far.
+func (l *load) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.gets) + len(l.post)
+}
