@@ -66,12 +66,12 @@ func (e *httpEnv) Decide(c *hcm.Conn, req *http1.Head) hcm.Decision {
 		return noRoute()
 	}
 	if rt == nil || rt.CatchAll {
-		return e.undeclared(rt, string(authority), port)
+		return e.undeclared(rt, authority, port)
 	}
-	return e.toCluster(rt)
+	return e.toCluster(rt, authority)
 }
 
-func (e *httpEnv) toCluster(rt *route.Route) hcm.Decision {
+func (e *httpEnv) toCluster(rt *route.Route, authority []byte) hcm.Decision {
 	if rt.Direct != nil {
 		return hcm.Decision{Route: rt}
 	}
@@ -79,7 +79,7 @@ func (e *httpEnv) toCluster(rt *route.Route) hcm.Decision {
 	if c == nil {
 		return hcm.Decision{Err: &proxyerr.Error{Flags: streaminfo.NoClusterFound, Source: proxyerr.Config}}
 	}
-	return hcm.Decision{Route: rt, Cluster: c, Pick: lb.PickInfo{OriginalDst: e.in.dst}}
+	return hcm.Decision{Route: rt, Cluster: c, Pick: lb.PickInfo{OriginalDst: e.in.dst}, Authority: authority}
 }
 
 func refusal(r proxyerr.Reply) hcm.Decision {
@@ -94,7 +94,7 @@ func noRoute() hcm.Decision {
 var passthroughRoute = &route.Route{Name: "passthrough", Cluster: passthroughCluster, CatchAll: true}
 
 // undeclared decides about a Host that nothing declares.
-func (e *httpEnv) undeclared(rt *route.Route, authority string, port uint16) hcm.Decision {
+func (e *httpEnv) undeclared(rt *route.Route, authority []byte, port uint16) hcm.Decision {
 	p := e.w.p
 	if p.RegistryOnly || e.entry.proxy && p.ProxyDeclaredOnly {
 		if rt != nil && rt.Direct != nil {
@@ -109,10 +109,10 @@ func (e *httpEnv) undeclared(rt *route.Route, authority string, port uint16) hcm
 		if rt == nil {
 			rt = passthroughRoute
 		}
-		return e.toCluster(rt)
+		return e.toCluster(rt, authority)
 	}
-	d := e.toCluster(passthroughRoute)
-	d.Lookup, d.Port = hostname(authority), port
+	d := e.toCluster(passthroughRoute, authority)
+	d.Lookup, d.Port = hostname(string(authority)), port
 	return d
 }
 

@@ -68,7 +68,7 @@ func (w *worker) undeclared(in *inbound, l *listener.Config) {
 	w.p.Stats.Detour().RefusedCx.Inc()
 	if l != nil && !ours {
 		if ch := l.HTTPChain(); ch != nil {
-			w.serveHTTP(in, httpEntry{stat: ch.StatPrefix, routes: ch.Routes, port: in.dst.Port()})
+			w.serveHTTP(in, httpEntry{stat: ch.StatPrefix, routes: ch.Routes, port: in.dst.Port(), idle: ch.StreamIdle})
 			return
 		}
 	}
@@ -102,7 +102,7 @@ func (w *worker) take(in *inbound, ch *listener.Chain, hello *tlsinspector.Hello
 	case ch == nil:
 		in.s.Abort()
 	case ch.Routes != "":
-		w.serveHTTP(in, httpEntry{stat: ch.StatPrefix, routes: ch.Routes, port: in.dst.Port()})
+		w.serveHTTP(in, httpEntry{stat: ch.StatPrefix, routes: ch.Routes, port: in.dst.Port(), idle: ch.StreamIdle})
 	case ch.Cluster == passthroughCluster:
 		// The default chain: declared or not by its address, nothing is declared for what it carries.
 		if isAllocated(in.dst.Addr()) || !in.dst.Addr().IsValid() {

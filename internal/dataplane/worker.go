@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -161,14 +162,14 @@ type httpEntry struct {
 	routes string // name of the RouteConfiguration; "" on the forward proxy, where the port decides
 	proxy  bool
 	port   uint16
-	chain  bool
+	idle   time.Duration // stream_idle_timeout; 0: none
 }
 
 func (w *worker) serveHTTP(in *inbound, e httpEntry) {
 	w.open.Add(1)
 	env := &httpEnv{w: w, in: in, entry: e}
 	c := hcm.Serve(in.s, in.early, hcm.Options{Env: env, D: w.d, Buffers: &w.buffers, Pools: w.pools, Stats: w.http(e.stat),
-		Remote: in.remote, Local: in.local, OriginalDst: in.dst, Port: e.port, Proxy: e.proxy})
+		Remote: in.remote, Local: in.local, OriginalDst: in.dst, Port: e.port, StreamIdle: e.idle, Proxy: e.proxy})
 	if !env.closed {
 		w.conns[c] = true
 	}

@@ -1,6 +1,8 @@
 package router
 
 import (
+	"bytes"
+	"errors"
 	"io"
 
 	"detour.dev/detour/internal/dataplane/codec/http1"
@@ -35,20 +37,30 @@ func (r *Router) readHead() {
 	}
 }
 
-// interim passes a 1xx head on. It is dropped towards HTTP/1.0, which has none (RFC 9110 §15.2), and where the client
-// does not take it at once: it is only a hint, but 100, which is small and comes first.
+// maxInterims bounds the 1xx heads before one response.
+const maxInterims = 100
+
+var (
+	errInterims     = errors.New("too many 1xx responses")
+	errTrailersLong = errors.New("trailer section too long")
+)
+
+// interim passes a 1xx head on. HTTP/1.0 has none (RFC 9110 §15.2).
 func (r *Router) interim() bool {
-	win := &r.conn.In
+	c := r.conn
+	win := &c.In
+	if r.interims++; r.interims > maxInterims {
+		r.protocolError(errInterims)
+		return false
+	}
+	win.Sent = win.Valid
 	if r.s.Request().Minor == 1 {
-		r.out = http1.AppendResponse(r.out[:0], &r.resp, http1.ResponseRewrite{Minor: 1})
-		n, err := r.s.Send(r.out, nil)
-		r.out = r.out[:0]
-		if err != nil && err != event.ErrAgain || n > 0 && n < cap(r.out) && n < len(r.resp.Raw) {
-			r.clientGone()
+		r.out = http1.AppendResponse(r.out, &r.resp, http1.ResponseRewrite{Minor: 1})
+		if !r.flush() && r.conn != c {
 			return false
 		}
 	}
-	win.Base, win.Sent, win.Head = win.Head, win.Head, 0
+	win.Base, win.Head = win.Head, 0
 	r.resp.Reset()
 	return true
 }
@@ -81,8 +93,7 @@ func (r *Router) startResponse() {
 		r.res.Done(lb.Outcome{Now: now, Kind: lb.Response, Status: r.resp.Status})
 	}
 	win := &r.conn.In
-	rw := http1.ResponseRewrite{Minor: r.s.Request().Minor}
-	r.s.Responded(&r.resp)
+	rw := r.responseRewrite()
 	framing, _ := rw.Downstream(&r.resp)
 	r.dechunk = r.resp.Framing == http1.Chunked && framing != http1.Chunked
 	r.respBody.Start(r.resp.Framing, r.resp.Length)
@@ -90,13 +101,20 @@ func (r *Router) startResponse() {
 		r.tunnel()
 		return
 	}
-	if r.resp.Clean && rw.Minor == 1 {
+	if r.resp.Clean && rw.Minor == 1 && !rw.Close {
 		win.Sent = win.Base
+		r.s.Responded(len(r.resp.Raw))
 	} else {
-		r.out = http1.AppendResponse(r.out[:0], &r.resp, rw)
+		before := len(r.out)
+		r.out = http1.AppendResponse(r.out, &r.resp, rw)
 		win.Sent = win.Head
+		r.s.Responded(len(r.out) - before)
 	}
 	r.forward()
+}
+
+func (r *Router) responseRewrite() http1.ResponseRewrite {
+	return http1.ResponseRewrite{Minor: r.s.Request().Minor, Close: r.s.Closing()}
 }
 
 // forward checks what arrived of the body and sends it on.
@@ -224,7 +242,7 @@ func (r *Router) maybeFinish() {
 	}
 	sent := r.s.Complete() && !r.unsent()
 	clean := sent && r.resp.KeepAlive && r.resp.Framing != http1.UntilClose && c.In.Fill == c.In.Valid
-	rw := http1.ResponseRewrite{Minor: r.s.Request().Minor}
+	rw := r.responseRewrite()
 	_, mustClose := rw.Downstream(&r.resp)
 	r.retry.succeeded(r)
 	r.cluster.Stats().UpstreamRqTime.Record(r.now().Sub(r.begun))
@@ -277,7 +295,8 @@ func (r *Router) clientGone() {
 func (r *Router) tunnel() {
 	c, res := r.conn, r.res
 	rw := http1.ResponseRewrite{Minor: 1}
-	head := http1.AppendResponse(nil, &r.resp, rw)
+	head := http1.AppendResponse(bytes.Clone(r.out[r.outSent:]), &r.resp, rw)
+	r.s.Responded(len(head))
 	r.timer.Stop()
 	r.limit.Stop()
 	r.conn, r.res, r.phase = nil, lb.Result{}, idle

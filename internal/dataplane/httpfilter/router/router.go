@@ -31,8 +31,13 @@ type Stream interface {
 	ReadMore()
 	// Send writes to the client: a head of the proxy's making and bytes as they came. It may take less than all.
 	Send(head, data []byte) (int, error)
-	// Responded is called once, when the final head is about to be sent; then Fail can't answer any more.
-	Responded(h *http1.Head)
+	// Closing says that the client's connection will close after this response.
+	Closing() bool
+	// Authority is the Host for a request that named none (HTTP/1.0).
+	Authority() []byte
+	// Responded is called once, when the final head, of that many bytes, is about to be sent; then Fail can't answer any
+	// more.
+	Responded(head int)
 	// Finish says that the whole response was sent. reusable is false where the client can only see its end by the
 	// connection closing.
 	Finish(reusable bool)
@@ -78,6 +83,7 @@ type Router struct {
 	respBody http1.Body
 	respDone bool // the whole response is in the window or has left it
 	dechunk  bool // the client speaks HTTP/1.0
+	interims int  // 1xx heads so far
 
 	timer event.Timer // silence, per-try timeout, back-off
 	limit event.Timer // the route's timeout
@@ -171,7 +177,7 @@ func (r *Router) attach(c *upstream.Conn, res lb.Result) {
 	c.Begin()
 	c.In.Keep = false
 	r.resp.Reset()
-	r.respDone, r.outSent, r.out = false, 0, r.out[:0]
+	r.respDone, r.outSent, r.out, r.interims = false, 0, r.out[:0], 0
 	win, req := r.s.Body(), r.s.Request()
 	rw, rewritten := r.rewrite()
 	if req.Clean && !rewritten {
@@ -195,6 +201,8 @@ func (r *Router) rewrite() (rw http1.RequestRewrite, any bool) {
 		rw.Authority, any = []byte(r.route.HostRewrite), true
 	case r.route.AutoHostRewrite && r.res.Endpoint.Hostname != "":
 		rw.Authority, any = []byte(r.res.Endpoint.Hostname), true
+	case r.s.Request().Authority == nil:
+		rw.Authority, any = r.s.Authority(), true
 	}
 	return rw, any
 }
@@ -303,6 +311,7 @@ func (r *Router) read() {
 		}
 		room := c.In.Room()
 		if len(room) == 0 {
+			r.protocolError(errTrailersLong) // nothing is pending: nothing will ever make room
 			return
 		}
 		n, err := c.Stream.Read(room)

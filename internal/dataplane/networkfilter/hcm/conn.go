@@ -26,7 +26,7 @@ import (
 const (
 	headTimeout  = 60 * time.Second // from the first byte of a head to its last
 	idleTimeout  = time.Hour        // between requests (Envoy's common_http_protocol_options.idle_timeout)
-	streamIdle   = 5 * time.Minute  // without any byte either way (Envoy's stream_idle_timeout)
+	halfClosed   = 5 * time.Minute  // for the answer to a client that has ended its direction
 	lingerFor    = 2 * time.Second  // for the client to read an answer given before its request was read
 	lingerBytes  = 1 << 20
 	drainPerTurn = 64 << 10
@@ -39,6 +39,8 @@ type Decision struct {
 	Pick    lb.PickInfo
 	// Err refuses the request.
 	Err *proxyerr.Error
+	// Authority goes upstream as Host where an HTTP/1.0 request named none.
+	Authority []byte
 	// Lookup is a name to resolve first: an undeclared host on the forward proxy. Its addresses become the original
 	// destinations, with Port.
 	Lookup string
@@ -72,6 +74,8 @@ type Options struct {
 	Remote, Local, OriginalDst netip.AddrPort
 	// Port of the listener, the default port of a Host that names none.
 	Port uint16
+	// StreamIdle ends a request on which nothing moves for that long (stream_idle_timeout); 0: never.
+	StreamIdle time.Duration
 	// Proxy says that absolute-form requests and CONNECT are expected: the forward proxy.
 	Proxy bool
 }
@@ -84,25 +88,26 @@ type Conn struct {
 	state state
 	timer event.Timer
 
-	req      http1.Head
-	body     http1.Body
-	router   router.Router
-	info     streaminfo.Info
-	complete bool // the whole request has arrived
-	eof      bool // the client has ended its direction
-	routing  bool // the router has the request
-	answered bool // the final head was given to the client
-	closing  bool // no further request on this connection
-	inServe  bool // serve is on the stack
-	open     bool // the request's record has not been written yet
-	moved    bool // bytes moved since the stream's idle timer was armed
-	lookup   int  // generation of the pending name lookup
-	out      []byte
-	lingered int
-	relay    *relay.Relay
-	began    time.Time
-	sent     uint64 // bytes of the response
-	owed     []byte // of an answer of our own that the client has not taken yet
+	req       http1.Head
+	body      http1.Body
+	router    router.Router
+	info      streaminfo.Info
+	complete  bool   // the whole request has arrived
+	eof       bool   // the client has ended its direction
+	routing   bool   // the router has the request
+	answered  bool   // the final head was given to the client
+	closing   bool   // no further request on this connection
+	inServe   bool   // serve is on the stack
+	open      bool   // the request's record has not been written yet
+	moved     bool   // bytes moved since the stream's idle timer was armed
+	lookup    int    // generation of the pending name lookup
+	authority []byte // of a request that named none
+	lingered  int
+	relay     *relay.Relay
+	began     time.Time
+	sent      uint64 // bytes of the response, its head included
+	headSize  int    // of the response
+	owed      []byte // of an answer of our own that the client has not taken yet
 }
 
 type state uint8
@@ -225,7 +230,7 @@ func (c *Conn) start(n int) {
 	c.in.Sent, c.in.Valid = c.in.Head, c.in.Head
 	c.state = serving
 	c.complete, c.answered, c.routing = false, false, false
-	c.sent, c.open = 0, true
+	c.sent, c.headSize, c.open = 0, 0, true
 	c.begin()
 	c.body.Start(c.req.Framing, c.req.Length)
 	if err := c.check(); err != nil {
@@ -262,7 +267,11 @@ func (c *Conn) begin() {
 	}
 	i.DownstreamRemote, i.DownstreamLocal, i.OriginalDst = c.Remote, c.Local, c.OriginalDst
 	c.moved = false
-	c.timer.Schedule(streamIdle)
+	if c.StreamIdle > 0 {
+		c.timer.Schedule(c.StreamIdle)
+	} else {
+		c.timer.Stop()
+	}
 	if !h.KeepAlive || c.Env.Draining() {
 		c.closing = true
 	}
@@ -278,7 +287,7 @@ func (c *Conn) route(d Decision) {
 		return
 	}
 	c.Stats.RqTotal.Inc()
-	c.routing = true
+	c.routing, c.authority = true, d.Authority
 	c.router.Start(c, c.Pools, d.Route, d.Cluster, d.Pick)
 }
 
@@ -307,30 +316,21 @@ func (c *Conn) check() error {
 		return err
 	}
 	c.complete = done || c.body.Done()
-	if !c.complete && c.in.Valid < c.in.Fill {
-		return c.trailers()
+	c.info.BytesReceived += uint64(n)
+	if c.complete || c.in.Valid == c.in.Fill {
+		return nil
+	}
+	// A trailer section that is not whole yet, or one with fields that would be taken for framing: nobody sends that in
+	// good faith, and the message is refused.
+	if kind, _, err := c.body.Next(c.in.Unchecked()); err != nil || kind == http1.Trailers {
+		return errTrailers
 	}
 	return nil
 }
 
-// trailers handles a trailer section with fields that must not be taken for header fields: it goes on without them.
-func (c *Conn) trailers() error {
-	kind, n, err := c.body.Next(c.in.Unchecked())
-	if err != nil || kind != http1.Trailers {
-		return err
-	}
-	kept := http1.AppendTrailers(nil, c.body.Trailers)
-	// What is kept is never longer than what came.
-	end := c.in.Valid + n
-	at := end - len(kept)
-	copy(c.in.B[at:end], kept)
-	copy(c.in.B[c.in.Sent+at-c.in.Valid:at], c.in.B[c.in.Sent:c.in.Valid])
-	c.in.Sent += at - c.in.Valid
-	c.in.Keep = false // the body has moved
-	c.in.Valid = end
-	c.complete = c.body.Done()
-	return nil
-}
+var errTrailersLong = &http1.Error{Status: 400, Reason: "trailer section too long"}
+
+var errTrailers = &http1.Error{Status: 400, Reason: "trailer field that must not be a trailer"}
 
 // readBody reads what the client sends while its request is served: the rest of the body, then the next requests as far
 // as they fit, or its end.
@@ -340,6 +340,10 @@ func (c *Conn) readBody() {
 			return // enough of what comes next
 		}
 		room := c.in.Room()
+		if len(room) == 0 && !c.complete && len(c.in.Pending()) == 0 {
+			c.broken(errTrailersLong) // nothing will ever make room
+			return
+		}
 		if len(room) == 0 || c.complete && c.in.Fill == len(c.in.B) {
 			return
 		}
@@ -354,7 +358,6 @@ func (c *Conn) readBody() {
 		c.in.Fill += n
 		c.moved = true
 		c.Stats.DownstreamCxRxBytes.Add(uint64(n))
-		c.info.BytesReceived += uint64(n)
 		if c.complete {
 			continue
 		}
@@ -378,6 +381,7 @@ func (c *Conn) onEnd(err error) {
 		c.refuse(http1.ErrTruncated)
 	case c.state == serving && err == io.EOF && c.complete:
 		c.eof, c.closing = true, true // it may still read
+		c.timer.Schedule(halfClosed)
 	case c.state == serving && err == io.EOF:
 		c.broken(http1.ErrTruncated)
 	default:
@@ -434,9 +438,9 @@ func (c *Conn) onTimer() {
 		c.Stats.DownstreamCxIdleTimeout.Inc()
 		c.close(false)
 	case serving:
-		if c.moved {
+		if c.moved && !c.eof {
 			c.moved = false
-			c.timer.Schedule(streamIdle)
+			c.timer.Schedule(c.StreamIdle)
 			return
 		}
 		c.Stats.DownstreamRqIdleTimeout.Inc()

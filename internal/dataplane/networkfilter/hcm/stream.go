@@ -29,13 +29,14 @@ func (c *Conn) ReadMore() { c.s.Again() }
 // Info implements router.Stream.
 func (c *Conn) Info() *streaminfo.Info { return &c.info }
 
+// Closing implements router.Stream.
+func (c *Conn) Closing() bool { return c.closing }
+
+// Authority implements router.Stream.
+func (c *Conn) Authority() []byte { return c.authority }
+
 // Responded implements router.Stream.
-func (c *Conn) Responded(h *http1.Head) {
-	c.answered = true
-	if !h.KeepAlive && h.Framing == http1.UntilClose {
-		c.closing = true
-	}
-}
+func (c *Conn) Responded(head int) { c.answered, c.headSize = true, head }
 
 // Send implements router.Stream.
 func (c *Conn) Send(head, data []byte) (int, error) {
@@ -87,7 +88,7 @@ func (c *Conn) endRequest() {
 	c.open = false
 	i := &c.info
 	i.Duration = c.D.Now().Sub(i.Start)
-	i.BytesSent = c.sent
+	i.BytesSent = c.sent - min(c.sent, uint64(c.headSize))
 	c.Stats.DownstreamRqActive.Dec()
 	if i.Code != 0 {
 		c.Stats.DownstreamRq.Inc(i.Code)
@@ -131,8 +132,12 @@ func (c *Conn) reply(err *proxyerr.Error) {
 		c.closing = true
 	}
 	c.answered = true
-	c.owed = http1.AppendLocalReply(c.out[:0], r.Status, r.Body, c.closing, c.req.MethodID == http1.HEAD)
-	c.out = nil
+	c.closing = c.closing || c.req.Minor == 0
+	c.owed = http1.AppendLocalReply(nil, r.Status, r.Body, c.closing, c.req.MethodID == http1.HEAD)
+	c.headSize = len(c.owed) - len(r.Body)
+	if c.req.MethodID == http1.HEAD {
+		c.headSize = len(c.owed)
+	}
 	complete := c.complete
 	c.state = flushing
 	c.sendOwed()
