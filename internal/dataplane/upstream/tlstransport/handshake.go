@@ -81,7 +81,6 @@ func (h *Handshake) finish(tc *tls.Conn, err error) {
 	}
 	h.over = true
 	h.c.direct = true
-	h.c.flush() // the client's Finished, or an alert
 	var state tls.ConnectionState
 	if tc != nil {
 		state = tc.ConnectionState()

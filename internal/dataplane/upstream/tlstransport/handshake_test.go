@@ -14,6 +14,8 @@ import (
 
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
+	"go.uber.org/goleak"
+
 	"detour.dev/detour/internal/testcert"
 )
 
@@ -86,12 +88,14 @@ func TestCancel(t *testing.T) {
 		_, err := c.Read(make([]byte, 1))
 		gone <- err
 	})
+	before := goleak.IgnoreCurrent()
 	c := start(t, d, addr, ctx, Params{Hostname: "a.test"})
 	<-got
 	on(d, func() { c.h.Cancel(); c.h.Cancel() })
 	if err := <-gone; err == nil {
 		t.Error("the connection is still open")
 	}
+	goleak.VerifyNone(t, before) // while the dispatcher runs on
 	on(d, func() {
 		if !c.sock.Closed() {
 			t.Error("the socket is still open")

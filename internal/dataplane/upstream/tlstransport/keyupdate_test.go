@@ -137,15 +137,14 @@ func TestKeyUpdate(t *testing.T) {
 		wire = append(wire, out.seal(23, []byte("before "))...)
 		wire = append(wire, out.seal(22, keyUpdate[:2])...) // a handshake message may span records
 		wire = append(wire, out.seal(22, keyUpdate[2:])...)
-		out = out.next()
-		wire = append(wire, out.seal(23, []byte("after"))...)
 		for i := range wire {
 			_, _ = c.Write(wire[i : i+1])
 		}
 		if typ, data := in.open(t, r); typ != 22 || !bytes.Equal(data, []byte{24, 0, 0, 1, 0}) {
 			t.Errorf("the client answered %d %x, want a key update", typ, data)
 		}
-		in = in.next()
+		in, out = in.next(), out.next()
+		_, _ = c.Write(out.seal(23, []byte("after")))
 		if typ, data := in.open(t, r); typ != 23 || string(data) != "new keys" {
 			t.Errorf("the client sent %d %q", typ, data)
 		}

@@ -209,6 +209,34 @@ func TestBackPressure(t *testing.T) {
 	})
 }
 
+// What Write took goes out without the handler's help.
+func TestWaitingBytesGoOut(t *testing.T) {
+	d := loop(t)
+	release, sum := make(chan int, 1), make(chan error, 1)
+	s := established(t, d, func(c *tls.Conn) {
+		_, err := io.ReadFull(c, make([]byte, <-release))
+		sum <- err
+	})
+	taken := 0
+	d.Post(func() {
+		s.SetHandler(handlerFunc(func(_, writable bool) {
+			for data := make([]byte, 1<<20); writable; {
+				n, err := s.Write(data)
+				if taken += n; err != nil {
+					s.SetHandler(nil)
+					release <- taken
+					return
+				}
+			}
+		}))
+		s.Again()
+	})
+	if err := <-sum; err != nil {
+		t.Error(err)
+	}
+	on(d, s.Close)
+}
+
 // Two buffers go out as one record when they fit in one, and arrive in order when they don't.
 func TestWritev(t *testing.T) {
 	d := loop(t)

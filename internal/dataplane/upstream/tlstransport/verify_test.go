@@ -3,6 +3,7 @@
 package tlstransport
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"slices"
@@ -117,6 +118,43 @@ func TestVerification(t *testing.T) {
 				t.Errorf("kind %s", k)
 			}
 		})
+	}
+}
+
+// With revocation lists, every certificate below the root needs one of its issuer, or only the leaf does.
+func TestRevocation(t *testing.T) {
+	root := must(testcert.NewCA("root"))(t)
+	inter := must(root.Intermediate("between"))(t)
+	pair, other := must(inter.Server("a.test"))(t), must(inter.Server("b.test"))(t)
+	list := func(ca *testcert.CA, revoked *testcert.Pair) []byte { return must(ca.CRL(revoked))(t) }
+	ofInter := &testcert.Pair{Leaf: inter.Cert}
+	for name, c := range map[string]struct {
+		lists    [][]byte
+		leafOnly bool
+		expired  bool
+		want     string
+	}{
+		"whole chain":          {[][]byte{list(inter, other), list(root, other)}, false, false, ""},
+		"no list of the root":  {[][]byte{list(inter, other)}, false, false, "no revocation list of CN=root"},
+		"leaf only":            {[][]byte{list(inter, other)}, true, false, ""},
+		"leaf only, revoked":   {[][]byte{list(inter, pair)}, true, false, "CN=a.test is revoked"},
+		"intermediate revoked": {[][]byte{list(inter, other), list(root, ofInter)}, false, false, "CN=between is revoked"},
+		"expired list":         {[][]byte{list(inter, other)}, true, true, "expired at"},
+	} {
+		m := &material{roots: root.Pool()}
+		apply, err := parseCRLs([][]byte{slices.Concat(c.lists...)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		apply(m)
+		if c.expired {
+			m.crls[0].NextUpdate = time.Now().Add(-time.Minute)
+		}
+		v := &verifier{material: m, name: "a.test", leafOnly: c.leafOnly, now: time.Now}
+		err = v.check(tls.ConnectionState{PeerCertificates: []*x509.Certificate{pair.Leaf, inter.Cert}})
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want …%s…", name, err, c.want)
+		}
 	}
 }
 
