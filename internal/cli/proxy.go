@@ -190,9 +190,12 @@ func (f *proxyFlags) openAccessLog(cfg *app.Config) (func(), error) {
 	if f.accessLog == "" {
 		return func() {}, nil
 	}
-	out, err := os.OpenFile(f.accessLog, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("--access-log: %w", err)
+	out := os.Stdout // not opened by its name: that would have a position of its own, and fails on a socket
+	if f.accessLog != "/dev/stdout" {
+		var err error
+		if out, err = os.OpenFile(f.accessLog, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644); err != nil {
+			return nil, fmt.Errorf("--access-log: %w", err)
+		}
 	}
 	format := accesslog.Text
 	if f.logFormat == "json" {

@@ -85,5 +85,21 @@ nothing changed in the application.`,
 	for _, f := range verbs {
 		root.AddCommand(f())
 	}
+	argumentsAreUsage(root)
 	return root
+}
+
+// argumentsAreUsage makes wrong arguments exit as wrong flags do, in every command that does not say otherwise.
+func argumentsAreUsage(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return usagef("%v (see '%s --help')", err, c.CommandPath())
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		argumentsAreUsage(sub)
+	}
 }

@@ -155,12 +155,14 @@ func (r *Router) use(res lb.Result) *proxyerr.Error {
 	if res.LastResort {
 		r.cluster.Stats().Detour.EjectedTried.Inc()
 	}
+	r.cluster.Stats().UpstreamRqTotal.Inc()
 	if c := r.p.Idle(r.cluster, h, r.sni); c != nil {
 		r.abandon()
 		r.attach(c, res)
 		return nil
 	}
 	r.phase = connecting
+	r.cluster.Stats().UpstreamRqPendTotal.Inc()
 	d, perr := r.p.Dial(r.cluster, res, r.sni, r)
 	if perr != nil {
 		r.phase = idle

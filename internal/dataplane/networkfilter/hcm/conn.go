@@ -260,7 +260,10 @@ func (c *Conn) begin() {
 	i, h := &c.info, &c.req
 	i.Reset()
 	i.Start = c.D.Now()
-	i.Method, i.Path, i.Authority = h.Method, h.Target, h.Authority
+	i.Method, i.Path, i.Authority = h.Method, h.Path, h.Authority
+	if h.Path == nil {
+		i.Path = h.Target // CONNECT
+	}
 	i.Protocol = streaminfo.HTTP11
 	if h.Minor == 0 {
 		i.Protocol = streaminfo.HTTP10
