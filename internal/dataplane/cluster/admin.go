@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -23,7 +24,7 @@ func (c *Cluster) endpoints() []*lb.Endpoint {
 func (c *Cluster) Status() *adminv3.ClusterStatus {
 	out := &adminv3.ClusterStatus{
 		Name: c.cfg.Name, AddedViaApi: true, ObservabilityName: c.cfg.Name,
-		CircuitBreakers: c.cfg.Proto.GetCircuitBreakers(), EdsServiceName: c.cfg.Proto.GetEdsClusterConfig().GetServiceName(),
+		CircuitBreakers: c.cfg.thresholds(), EdsServiceName: c.cfg.Proto.GetEdsClusterConfig().GetServiceName(),
 	}
 	if name := c.cfg.Proto.GetAltStatName(); name != "" {
 		out.ObservabilityName = name
@@ -52,6 +53,7 @@ func hostStatus(e *lb.Endpoint) *adminv3.HostStatus {
 			{Type: counter, Name: "rq_total", Value: st.RqTotal.Value()},
 			{Type: gauge, Name: "cx_active", Value: positive(st.CxActive.Value())},
 			{Type: gauge, Name: "rq_active", Value: positive(st.RqActive.Value())},
+			{Type: gauge, Name: "rq_pending_active", Value: positive(st.RqPendingActive.Value())},
 		},
 		HealthStatus: &adminv3.HostHealthStatus{EdsHealthStatus: edsHealth(e), FailedOutlierCheck: e.Ejected()},
 		Weight:       e.Weight,
@@ -69,6 +71,30 @@ func edsHealth(e *lb.Endpoint) corev3.HealthStatus {
 		return corev3.HealthStatus_HEALTHY
 	}
 	return e.Status
+}
+
+// coarseHealth is what Envoy's EndpointsConfigDump says: UNHEALTHY for ejected endpoints too.
+func coarseHealth(e *lb.Endpoint) corev3.HealthStatus {
+	if !e.Usable() {
+		return corev3.HealthStatus_UNHEALTHY
+	}
+	return edsHealth(e)
+}
+
+// thresholds gives the circuit breaker's settings with Envoy's defaults, which /clusters shows even where none are given.
+func (cfg *Config) thresholds() *clusterv3.CircuitBreakers {
+	out := &clusterv3.CircuitBreakers{}
+	for _, p := range []corev3.RoutingPriority{corev3.RoutingPriority_DEFAULT, corev3.RoutingPriority_HIGH} {
+		l := limitsOf(cfg.Proto, p)
+		out.Thresholds = append(out.Thresholds, &clusterv3.CircuitBreakers_Thresholds{
+			Priority:           p,
+			MaxConnections:     wrapperspb.UInt32(l.MaxConnections),
+			MaxPendingRequests: wrapperspb.UInt32(l.MaxPending),
+			MaxRequests:        wrapperspb.UInt32(l.MaxRequests),
+			MaxRetries:         wrapperspb.UInt32(l.MaxRetries),
+		})
+	}
+	return out
 }
 
 func address(h *lb.Host) *corev3.Address {
@@ -111,8 +137,9 @@ func (c *Cluster) Endpoints() *endpointv3.ClusterLoadAssignment {
 		g.LbEndpoints = append(g.LbEndpoints, &endpointv3.LbEndpoint{
 			HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
 				Address: address(e.Host), Hostname: e.Hostname,
+				HealthCheckConfig: &endpointv3.Endpoint_HealthCheckConfig{},
 			}},
-			HealthStatus:        edsHealth(e),
+			HealthStatus:        coarseHealth(e),
 			Metadata:            e.Metadata,
 			LoadBalancingWeight: wrapperspb.UInt32(e.Weight),
 		})

@@ -108,7 +108,7 @@ func compile(c *clusterv3.Cluster, o *Options) (*Config, error) {
 			return nil, err
 		}
 	}
-	cfg.compileLimits(c)
+	cfg.Limits = limitsOf(c, corev3.RoutingPriority_DEFAULT)
 	cfg.compileKeepalive(c)
 	cfg.PoolKey = poolKey(c)
 	return cfg, nil
@@ -265,17 +265,17 @@ func (cfg *Config) compileOutlier(c *clusterv3.Cluster, _ *Options) (err error) 
 	return cfg.outlier.SetErrorMatcher(cfg.errorMatcher)
 }
 
-func (cfg *Config) compileLimits(c *clusterv3.Cluster) {
-	cfg.Limits = Limits{1024, 1024, 1024, 3}
+// limitsOf reads the thresholds of one priority.
+func limitsOf(c *clusterv3.Cluster, p corev3.RoutingPriority) Limits {
 	for _, t := range c.GetCircuitBreakers().GetThresholds() {
-		if t.GetPriority() != corev3.RoutingPriority_DEFAULT {
-			continue
-		}
-		cfg.Limits = Limits{
-			value(t.GetMaxConnections(), 1024), value(t.GetMaxPendingRequests(), 1024),
-			value(t.GetMaxRequests(), 1024), value(t.GetMaxRetries(), 3),
+		if t.GetPriority() == p {
+			return Limits{
+				value(t.GetMaxConnections(), 1024), value(t.GetMaxPendingRequests(), 1024),
+				value(t.GetMaxRequests(), 1024), value(t.GetMaxRetries(), 3),
+			}
 		}
 	}
+	return Limits{1024, 1024, 1024, 3}
 }
 
 func (cfg *Config) compileKeepalive(c *clusterv3.Cluster) {

@@ -34,6 +34,9 @@ func (l *live) rebuild() (removed []*lb.Host) {
 	if d := l.detector.Load(); d != nil {
 		l.inherit(d, fresh, eps, old)
 		d.SetEndpoints(eps)
+		if !l.m.opt.CompatEnvoy && len(fresh)+len(removed) > 0 {
+			d.Spare()
+		}
 	}
 	if len(fresh) > 0 || len(removed) > 0 {
 		l.stats.MembershipChange.Inc()

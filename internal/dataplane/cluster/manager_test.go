@@ -186,6 +186,19 @@ func TestRotationNeverEjectsTheLast(t *testing.T) {
 	})
 }
 
+// Nor does a change of the endpoints leave ejected ones alone.
+func TestRemovalSparesOne(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		r.step2(80)
+		r.down["10.1.0.1:80"] = refused
+		r.want(5, west)
+		delete(r.down, "10.1.0.1:80")
+		r.update(strictDNSCluster(mydb, outlierDetection(), ep{east, 80, "us-east1", 0}))
+		r.want(5, east)
+		r.wantTable("10.1.0.1:80 HEALTHY OK")
+	})
+}
+
 // Two names with one address are two hosts; the same address twice in one name is one.
 func TestSameAddress(t *testing.T) {
 	inBubble(t, func(r *rig) {
@@ -462,6 +475,10 @@ func TestConcurrency(t *testing.T) {
 				for range 3 {
 					res, err := c.Pick(in)
 					if err != nil {
+						if len(in.Tried) == 0 {
+							t.Errorf("a first attempt found nobody: %v", err)
+							return
+						}
 						break
 					}
 					in.Tried = append(in.Tried, res.Endpoint.Host)

@@ -194,7 +194,7 @@ func (s *HostSet) Pick(in *PickInfo) (Result, error) {
 	if e != nil && (inPanic || !e.Ejected()) && !e.Suspect() && !in.tried(e.Host) {
 		return Result{Endpoint: e, Panic: inPanic}, nil
 	}
-	return s.search(in, p, rnd)
+	return s.search(in, p, e, rnd)
 }
 
 // choosePriority draws by share, as Envoy does: a value from 1 to 100 falls into the first priority whose cumulated load

@@ -158,6 +158,10 @@ func TestStaleSetHeedsEjection(t *testing.T) {
 			t.Fatalf("picked %v", e)
 		}
 	}
+	eject(eps[2], 0)
+	if r := pick(t, s, lb.PickInfo{}); r.LastResort {
+		t.Error("a first attempt counts as last resort")
+	}
 }
 
 // previous_hosts: five more tries, then whatever comes.

@@ -1,8 +1,8 @@
 package lb
 
 // search is Pick's slow path: the endpoint that the algorithm gave may not be used, or not now. It looks at the hosts as
-// they are, not as they were when the set was made.
-func (s *HostSet) search(in *PickInfo, p int, rnd func() uint64) (Result, error) {
+// they are, not as they were when the set was made. first is what the algorithm gave, or nil.
+func (s *HostSet) search(in *PickInfo, p int, first *Endpoint, rnd func() uint64) (Result, error) {
 	retry := len(in.Tried) > 0
 	inPanic := s.load[p].Panic
 	res := Result{Panic: inPanic}
@@ -30,7 +30,10 @@ func (s *HostSet) search(in *PickInfo, p int, rnd func() uint64) (Result, error)
 			return Result{Endpoint: e, Panic: s.load[i].Panic}, nil
 		}
 	}
-	if !retry {
+	switch {
+	case !retry && first != nil: // well when the set was made, and so is nobody now, or the flags changed while they were read
+		return Result{Endpoint: first, Panic: inPanic}, nil
+	case !retry:
 		return Result{}, ErrNoHealthyHost
 	}
 	if e := longestEjected(s.all, in); e != nil {

@@ -339,6 +339,22 @@ func (d *Detector) Inherit(h, from *lb.Host) {
 	}
 }
 
+// Spare ends the longest ejection if a change of the endpoints has left only ejected ones: nobody decided that.
+func (d *Detector) Spare() {
+	var longest *lb.Endpoint
+	for _, e := range d.eps {
+		if !e.Ejected() {
+			return
+		}
+		if longest == nil || e.Health.At.Before(longest.Health.At) {
+			longest = e
+		}
+	}
+	if longest != nil {
+		d.uneject(longest.Host)
+	}
+}
+
 // Release ends all ejections: outlier detection is no longer configured.
 func (d *Detector) Release() {
 	for _, e := range d.eps {
