@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 )
 
@@ -103,6 +104,7 @@ func (c *client) gets(n int) []result {
 
 // load sends requests from several goroutines until stop, and gives what came back.
 type load struct {
+	t    testing.TB
 	quit chan struct{}
 	wg   sync.WaitGroup
 	mu   sync.Mutex
@@ -110,21 +112,23 @@ type load struct {
 	post []result
 }
 
-// load begins to send GETs, and POSTs among them, from n connections.
-func (c *client) load(n int) *load {
-	l := &load{quit: make(chan struct{})}
+// load begins to send from n connections, each of them a request in every period; each fourth is a POST.
+func (c *client) load(n int, every time.Duration) *load {
+	l := &load{t: c.w.t, quit: make(chan struct{})}
 	for i := range n {
 		l.wg.Go(func() {
+			pace := time.NewTicker(every)
+			defer pace.Stop()
 			for j := i; ; j++ {
-				select {
-				case <-l.quit:
-					return
-				default:
-				}
 				if j%4 == 3 {
 					l.add(&l.post, c.post())
 				} else {
 					l.add(&l.gets, c.get())
+				}
+				select {
+				case <-l.quit:
+					return
+				case <-pace.C:
 				}
 			}
 		})
@@ -154,9 +158,36 @@ func (l *load) stop() (gets, posts []result) {
 	return l.gets, l.post
 }
 
-// count is how many requests were answered so far.
-func (l *load) count() int {
+// more waits until n more GETs are answered.
+func (l *load) more(n int) {
+	count := func() int {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.gets)
+	}
+	want := count() + n
+	await(l.t, "more requests are answered", func() bool { return count() >= want })
+}
+
+// mark forgets what was answered so far.
+func (l *load) mark() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.gets) + len(l.post)
+	l.gets, l.post = nil, nil
+}
+
+// served wants that each GET was answered by an endpoint, and in time.
+func served(t testing.TB, gets []result, limit time.Duration) {
+	t.Helper()
+	var slowest time.Duration
+	for _, r := range gets {
+		if s := r.String(); s != fromEast && s != fromWest {
+			t.Errorf("%s after %v: %s", r.ID, r.Took, s)
+		}
+		slowest = max(slowest, r.Took)
+	}
+	if slowest > limit {
+		t.Errorf("the slowest of %d GETs took %v, want at most %v", len(gets), slowest, limit)
+	}
+	t.Logf("%d GETs: %v, the slowest took %v", len(gets), bodies(gets), slowest)
 }

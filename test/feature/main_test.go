@@ -4,10 +4,13 @@ package feature
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"syscall"
 	"testing"
 
@@ -29,6 +32,10 @@ func TestMain(m *testing.M) {
 	}
 	if os.Getenv(binaryVariable) == "" {
 		os.Exit(outside())
+	}
+	flag.Parse()
+	if flag.Lookup("test.parallel").Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		_ = flag.Set("test.parallel", "4") // most of a test is waiting
 	}
 	status := m.Run()
 	if status == 0 {

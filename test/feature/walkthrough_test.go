@@ -75,6 +75,11 @@ func (p *proxy) table(lines ...string) {
 	p.t.Helper()
 	blanks := regexp.MustCompile(`\s+`)
 	var last string
+	defer func() {
+		if p.t.Failed() {
+			p.t.Logf("pc endpoints:\n%s", last)
+		}
+	}()
 	await(p.t, "pc endpoints shows "+strings.Join(lines, " / "), func() bool {
 		last = p.pc("endpoints")
 		var got []string
@@ -83,7 +88,6 @@ func (p *proxy) table(lines ...string) {
 				got = append(got, blanks.ReplaceAllString(strings.TrimSpace(line), " "))
 			}
 		}
-		p.t.Logf("pc endpoints:\n%s", last)
 		return fmt.Sprint(got) == fmt.Sprint(lines)
 	})
 }

@@ -1,0 +1,119 @@
+//go:build linux
+
+package feature
+
+import (
+	"strings"
+	"testing"
+)
+
+// tlsRegions makes a world in which both endpoints serve HTTPS, each with a certificate for its own name.
+func tlsRegions(t *testing.T) *world {
+	t.Parallel()
+	w := newWorld(t)
+	w.east.https(443, w.pair(eastName))
+	w.west.https(443, w.pair(westName))
+	return w
+}
+
+// httpsRule is step 4's rule with the authority that the servers' certificates come from, and quick ejections.
+func (w *world) httpsRule() string {
+	return w.walkthrough(httpsRule, append([]string{"mode: SIMPLE", "mode: SIMPLE\n      caCertificates: " + w.caFile()}, quick...)...)
+}
+
+// TestWalkthroughStep4 has plain HTTP become TLS on the way, in the endpoint's own name; then 4b, one trouble of the near
+// endpoint after the other.
+func TestWalkthroughStep4(t *testing.T) {
+	for _, trouble := range []struct {
+		name string
+		do   func(w *world)
+	}{
+		{"port closed", func(w *world) { w.east.ports[443].stop() }},
+		{"handshake fails", func(w *world) { w.east.ports[443].behave(behaviour{Hello: "alert"}) }},
+		{"reset after ClientHello", func(w *world) { w.east.ports[443].behave(behaviour{Hello: "reset"}) }},
+		{"closed after ClientHello", func(w *world) { w.east.ports[443].behave(behaviour{Hello: "close"}) }},
+		{"another name", func(w *world) { w.east.ports[443].behave(behaviour{Cert: w.pair("somebody.example")}) }},
+		{"answers 503", func(w *world) { w.east.ports[443].behave(behaviour{Status: 503}) }},
+	} {
+		t.Run(trouble.name, func(t *testing.T) {
+			w := tlsRegions(t)
+			w.write(entryFile, w.walkthrough(httpsEntry))
+			w.write(ruleFile, w.httpsRule())
+			p := w.proxyIn("us-east1")
+			c := w.client()
+			all(t, fromEast, c.gets(5))
+			p.table(line(w.east, 443, "OK"), line(w.west, 443, "OK"))
+			w.ownNames(t)
+
+			trouble.do(w)
+			if trouble.name != "port closed" && trouble.name != "answers 503" { // a warm connection would not notice
+				w.dropConnections()
+			}
+			all(t, fromWest, c.gets(5))
+			p.table(line(w.east, 443, "FAILED"), line(w.west, 443, "OK"))
+			w.ownNames(t)
+		})
+	}
+}
+
+// dropConnections has the near server close its connections, as one does that is restarted.
+func (w *world) dropConnections() {
+	v := w.east.ports[443]
+	v.stop()
+	v.start(w.t)
+}
+
+// ownNames wants Host and SNI of everything delivered to be the endpoint's own name.
+func (w *world) ownNames(t testing.TB) {
+	t.Helper()
+	for _, d := range w.deliveries() {
+		if d.Host != d.Site || d.SNI != d.Site {
+			t.Fatalf("%s received Host %q, SNI %q", d.Site, d.Host, d.SNI)
+		}
+	}
+}
+
+// TestTLSOriginationSystemAuthorities shows that without caCertificates only the system's authorities count: a server
+// that an unknown one vouches for gets no request.
+func TestTLSOriginationSystemAuthorities(t *testing.T) {
+	w := tlsRegions(t)
+	w.write(entryFile, w.walkthrough(httpsEntry))
+	w.write(ruleFile, w.walkthrough(httpsRule))
+	p := w.proxyIn("us-east1")
+	if r := w.client().get(); r.Status != 503 {
+		t.Errorf("got %v, want 503", r)
+	}
+	if p.logged("endpoint ejected", "signed by unknown authority", eastName) != 1 {
+		t.Errorf("the log does not say why: %s", p.err())
+	}
+	if d := w.deliveries(); len(d) > 0 {
+		t.Errorf("delivered all the same: %v", d)
+	}
+}
+
+// TestTLSOriginationInsecure shows the loud warning.
+func TestTLSOriginationInsecure(t *testing.T) {
+	w := tlsRegions(t)
+	w.write(entryFile, w.walkthrough(httpsEntry))
+	w.write(ruleFile, w.walkthrough(httpsRule, "mode: SIMPLE", "mode: SIMPLE\n      insecureSkipVerify: true"))
+	w.east.ports[443].behave(behaviour{Cert: w.pair("somebody.example")})
+	p := w.proxyIn("us-east1")
+	all(t, fromEast, w.client().gets(2))
+	if p.logged("TLS WITHOUT VERIFICATION") != 1 {
+		t.Errorf("not exactly one warning: %s", p.err())
+	}
+}
+
+// TestTLSOriginationPreserveHost keeps the application's Host where the annotation asks for it.
+func TestTLSOriginationPreserveHost(t *testing.T) {
+	w := tlsRegions(t)
+	w.write(entryFile, w.walkthrough(httpsEntry))
+	w.write(ruleFile, strings.Replace(w.httpsRule(), "  name: mydynamodb\n", "  name: mydynamodb\n  annotations:\n    detour.dev/host-rewrite: preserve\n", 1))
+	w.proxyIn("us-east1")
+	all(t, fromEast, w.client().gets(2))
+	for _, d := range w.deliveries() {
+		if d.Host != service1 || d.SNI != eastName {
+			t.Errorf("received Host %q, SNI %q; want the application's Host and the endpoint's SNI", d.Host, d.SNI)
+		}
+	}
+}
