@@ -91,11 +91,8 @@ func (s *stride) next() int {
 	for {
 		t := s.turn.Add(1)
 		i, round := t%n, t/n
-		w := s.weights[i]
-		if w == s.max || round*w%s.max+w >= s.max {
-			if w > 0 {
-				return int(i)
-			}
+		if w := s.weights[i]; round*w%s.max+w >= s.max {
+			return int(i)
 		}
 	}
 }

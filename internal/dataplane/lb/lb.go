@@ -37,7 +37,7 @@ type PickInfo struct {
 	// Rand gives uniformly distributed values; nil: the runtime's own per-thread generator.
 	Rand func() uint64
 	Now  time.Time
-	// Tried lists the hosts that this request was given to before, this one's others come first. Empty: a first attempt.
+	// Tried lists the hosts that the request was given to before; all others come first. Empty: a first attempt.
 	Tried []*Host
 	// OriginalDst is where the application wanted to go (ORIGINAL_DST clusters).
 	OriginalDst netip.AddrPort
