@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"crypto/x509"
 	"strings"
 	"sync"
 	"time"
@@ -47,11 +48,14 @@ func (h *hangups) report(p *Plane, cluster string, e *lb.Endpoint, sni string) {
 		ctx, cancel := context.WithTimeout(context.Background(), hangupTimeout)
 		defer cancel()
 		names, _, err := tlstransport.Probe(ctx, e.String(), sni)
+		if (&x509.Certificate{DNSNames: names}).VerifyHostname(sni) == nil {
+			return // the name is there: the client had its own reason, or said all it had to say in few bytes
+		}
 		carries := strings.Join(names, ", ")
 		if err != nil {
 			carries = "unknown: " + err.Error()
 		}
-		p.Log.Warn("another endpoint took over, and the client hung up in the TLS handshake: its certificate may not carry the name",
+		p.Log.Warn("another endpoint took over, and the client hung up in the TLS handshake: its certificate probably does not carry the name",
 			"cluster", cluster, "endpoint", e.Name, "address", e.String(), "locality", lb.LocalityName(e.Locality),
 			"asked_for", sni, "certificate_names", carries)
 	}()

@@ -48,7 +48,7 @@ type Options struct {
 	Info *streaminfo.Info
 	// Done is told at the end of the connection.
 	Done func(*Proxy)
-	// HungUp is told when the client ended a TLS connection before it sent anything but the handshake.
+	// HungUp is told when the client ended a TLS connection and probably sent nothing but the handshake.
 	HungUp func(h *lb.Endpoint, sni string)
 }
 
@@ -285,10 +285,13 @@ func (p *Proxy) startRelay(toB, toA []byte) {
 		ToA: toA, ToB: toB, Done: p.relayed})
 }
 
-// Handshake data that a client sends behind its ClientHello when it gives up: an alert, in TLS 1.3 encrypted and behind a
-// dummy change_cipher_spec record; less than any Finished message takes.
+// givingUp is the most that a client sends behind its ClientHello when it refuses the certificate: an alert at once, or, as
+// curl does with OpenSSL, the rest of its handshake, which is encrypted in TLS 1.3, and close_notify (TLS 1.3 up to 104
+// bytes, TLS 1.2 up to 127). A request of a few bytes can look the same, so HungUp is a suspicion.
+const givingUp = 128
+
+// Alert records (RFC 8446 §5.1, §6).
 const (
-	givingUp    = 48
 	recordAlert = 21
 	alertLen    = 7
 	alertFatal  = 2
