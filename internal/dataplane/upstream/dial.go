@@ -240,6 +240,9 @@ func (d *Dial) secure() {
 	}
 	h := d.Host()
 	params := tlstransport.Params{ServerName: d.name, Hostname: h.Hostname, EndpointKey: h.String()}
+	if cfg.HTTP.AutoSANValidation {
+		params.VerifyName = d.name
+	}
 	d.tls = tlstransport.Start(d.p.D, d.sock, ctx, params, func(s event.Stream, state tls.ConnectionState, err error) {
 		d.tls = nil
 		if d.ended {
@@ -260,8 +263,13 @@ func (d *Dial) secure() {
 }
 
 func tlsError(err error) *proxyerr.Error {
-	return &proxyerr.Error{Flags: sf.UpstreamConnectionFailure, Kind: lb.TLSFailed, Unsent: true,
+	e := &proxyerr.Error{Flags: sf.UpstreamConnectionFailure, Kind: lb.TLSFailed, Unsent: true,
 		Detail: proxyerr.ConnectionFailure, Cause: err}
+	var t *tlstransport.Error
+	if errors.As(err, &t) && t.Kind == tlstransport.KindConfig {
+		e.Kind, e.Source = lb.OurFault, proxyerr.Local // a file that is missing here says nothing about the endpoint
+	}
+	return e
 }
 
 func (d *Dial) established(s event.Stream) {

@@ -11,6 +11,7 @@ import (
 	"detour.dev/detour/internal/dataplane/proxyerr"
 	sf "detour.dev/detour/internal/dataplane/streaminfo"
 	"detour.dev/detour/internal/dataplane/upstream"
+	"detour.dev/detour/internal/dataplane/upstream/tlstransport"
 )
 
 // readHead parses heads until the final one.
@@ -282,7 +283,7 @@ func (r *Router) nothingArrived(c *upstream.Conn, err error) bool {
 	if !c.Written() {
 		return true
 	}
-	return err == io.EOF && c.Acked() == upstream.AckNone
+	return (err == io.EOF || tlstransport.IsTruncated(err)) && c.Acked() == upstream.AckNone
 }
 
 func (r *Router) clientGone() {
