@@ -11,6 +11,7 @@ import (
 	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/common/dns/v3"
 	dnsclusterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	networking "istio.io/api/networking/v1alpha3"
@@ -209,4 +210,13 @@ func (c *compiler) blocked(s *service, p policy) string {
 		return at.Object.Key.String() + " at " + at.String() + " asks for a mesh's own certificates, which do not exist here"
 	}
 	return ""
+}
+
+// faultDefault belongs to deviation 3 (T13): a fault without a percentage hits every request, as the field's documentation
+// says. Istio's output makes it hit none.
+func (c *compiler) faultDefault(istio *typev3.FractionalPercent) *typev3.FractionalPercent {
+	if c.group.CompatIstio {
+		return istio
+	}
+	return &typev3.FractionalPercent{Numerator: 100}
 }

@@ -165,6 +165,7 @@ func (c *compiler) relay(s *service, p servicePort, t *tcpv3.TcpProxy) []*listen
 			t.TunnelingConfig = tunnelling(tn)
 		}
 	}
+	t.HashPolicy = connectionHash(s.rule.policyFor(p.number, nil))
 	out := []*listenerv3.Filter{tcpProxy(t)}
 	if p.protocol == mongo {
 		m := &listenerv3.Filter{Name: "envoy.filters.network.mongo_proxy", ConfigType: &listenerv3.Filter_TypedConfig{

@@ -8,6 +8,8 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
+	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	httpinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
@@ -218,10 +220,7 @@ func (c *compiler) connectionManager(port uint32) *listenerv3.Filter {
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{
 			ConfigSource: adsSource(), RouteConfigName: name,
 		}},
-		HttpFilters: []*hcmv3.HttpFilter{{
-			Name:       routerName,
-			ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: mustAny(&routerv3.Router{SuppressEnvoyHeaders: true})},
-		}},
+		HttpFilters:                c.httpFilters(port),
 		StreamIdleTimeout:          durationpb.New(0),
 		UpgradeConfigs:             []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		UseRemoteAddress:           wrapperspb.Bool(false),
@@ -230,4 +229,20 @@ func (c *compiler) connectionManager(port uint32) *listenerv3.Filter {
 		SkipXffAppend:              true,
 	}
 	return &listenerv3.Filter{Name: hcmName, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: mustAny(h)}}
+}
+
+// httpFilters gives the chain of a port's requests: what its routes configure, and the router last.
+func (c *compiler) httpFilters(port uint32) []*hcmv3.HttpFilter {
+	var out []*hcmv3.HttpFilter
+	add := func(name string, m proto.Message) {
+		out = append(out, &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: mustAny(m)}})
+	}
+	if c.filters[port][corsName] {
+		add(corsName, &corsv3.Cors{})
+	}
+	if c.filters[port][faultName] {
+		add(faultName, &faultv3.HTTPFault{})
+	}
+	add(routerName, &routerv3.Router{SuppressEnvoyHeaders: true})
+	return out
 }

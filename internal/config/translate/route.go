@@ -112,6 +112,7 @@ func (c *compiler) defaultRoute(s *service, port servicePort) *routev3.Route {
 		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterName(port.number, "", s.host)},
 		Timeout:          durationpb.New(0),
 		RetryPolicy:      defaultRetryPolicy(),
+		HashPolicy:       requestHash(s.rule.policyFor(port.number, nil)),
 	}
 	c.limitByClient(action)
 	if c.rewritesHost(s, port, nil) {

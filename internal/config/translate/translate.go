@@ -55,7 +55,8 @@ type compiler struct {
 	mesh     mesh
 	services []*service // what this group can reach, in order of age
 	byHost   map[string]*service
-	routers  []*config.Object // VirtualServices that apply to the sidecar, in the order istiod asks them
+	routers  []*config.Object           // VirtualServices that apply to the sidecar, in the order istiod asks them
+	filters  map[uint32]map[string]bool // HTTP filters that the routes of a port configure, by name
 	issues   []config.Issue
 	reported map[string]bool // issues already made, so that each appears once
 }
@@ -75,8 +76,8 @@ func Translate(set *config.Set, group xds.NodeGroup) (*xds.Snapshot, []config.Is
 	slices.SortFunc(snap.Endpoints, func(a, b *endpointv3.ClusterLoadAssignment) int {
 		return compareNames(a.ClusterName, b.ClusterName)
 	})
-	snap.Listeners = c.listeners()
 	snap.Routes = c.routeConfigs()
+	snap.Listeners = c.listeners() // after the routes, which tell the filters they need
 	snap.Names = c.names()
 	snap.Version = snap.Hash()
 	return snap, c.issues
@@ -84,7 +85,7 @@ func Translate(set *config.Set, group xds.NodeGroup) (*xds.Snapshot, []config.Is
 
 // newCompiler finds out what the group can reach and which rules apply to it.
 func newCompiler(set *config.Set, group xds.NodeGroup) *compiler {
-	c := &compiler{set: set, group: group, reported: map[string]bool{}}
+	c := &compiler{set: set, group: group, filters: map[uint32]map[string]bool{}, reported: map[string]bool{}}
 	if c.group.Namespace == "" {
 		c.group.Namespace = config.DefaultNamespace
 	}

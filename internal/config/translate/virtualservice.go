@@ -1,12 +1,9 @@
 package translate
 
 import (
-	"strconv"
-	"strings"
+	"cmp"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	previousv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
-	prioritiesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	networking "istio.io/api/networking/v1alpha3"
@@ -28,56 +25,136 @@ func (c *compiler) virtualServiceRoutes(s *service, port servicePort) []*routev3
 					"%s is routed by %s at %s, which came first; this one's http rules are not used for it", s.host, o.Key, o.Origin))
 			}
 		}
-		var out []*routev3.Route
-		for _, rule := range vs.Http {
-			out = append(out, c.httpRoute(o, rule, port))
-		}
-		return out
+		return c.httpRoutes(o, vs, port)
 	}
 	return nil
 }
 
-// httpRoute compiles one rule.
-func (c *compiler) httpRoute(o *config.Object, rule *networking.HTTPRoute, port servicePort) *routev3.Route {
-	action := &routev3.RouteAction{Timeout: rule.Timeout, RetryPolicy: c.retryPolicy(rule.Retries)}
+// httpRoutes compiles the rules of one VirtualService in their order, every match of a rule a route of its own, up to the
+// first that takes every request.
+func (c *compiler) httpRoutes(o *config.Object, vs *networking.VirtualService, port servicePort) []*routev3.Route {
+	var out []*routev3.Route
+	for _, rule := range vs.Http {
+		if rule.Delegate != nil {
+			continue
+		}
+		if len(rule.Match) == 0 {
+			return append(out, c.httpRoute(o, rule, nil, port))
+		}
+		for _, m := range rule.Match {
+			if !c.applies(m, port) {
+				continue
+			}
+			r := c.httpRoute(o, rule, m, port)
+			out = append(out, r)
+			if catchesAll(r.Match) {
+				return out
+			}
+		}
+	}
+	return out
+}
+
+// httpRoute compiles one rule for one of its matches, or for every request.
+func (c *compiler) httpRoute(o *config.Object, rule *networking.HTTPRoute, m *networking.HTTPMatchRequest, port servicePort) *routev3.Route {
+	ops := headerOperations(rule.Headers)
+	out := &routev3.Route{
+		Name:                    rule.Name,
+		Match:                   everything(),
+		Metadata:                c.routeMetadata(o, rule.Retries == nil),
+		RequestHeadersToAdd:     ops.requestAdd,
+		RequestHeadersToRemove:  ops.requestRemove,
+		ResponseHeadersToAdd:    ops.responseAdd,
+		ResponseHeadersToRemove: ops.responseRemove,
+		TypedPerFilterConfig:    c.perFilter(rule, port),
+	}
+	if m != nil {
+		out.Match = routeMatch(m)
+		if m.Name != "" {
+			out.Name = rule.Name + "." + m.Name
+		}
+	}
+	switch {
+	case rule.Redirect != nil:
+		out.Action = redirect(rule.Redirect, port)
+	case rule.DirectResponse != nil:
+		out.Action = directResponse(rule.DirectResponse)
+	default:
+		out.Action = &routev3.Route_Route{Route: c.routeAction(out, rule, ops.authority, port)}
+	}
+	return out
+}
+
+// routeAction sends requests on. The authority that the rule's rewrite states counts before its headers', and both before
+// a single destination's.
+func (c *compiler) routeAction(out *routev3.Route, rule *networking.HTTPRoute, authority string, port servicePort) *routev3.RouteAction {
+	action := &routev3.RouteAction{
+		Timeout:               rule.Timeout,
+		RetryPolicy:           c.retryPolicy(rule.Retries),
+		RequestMirrorPolicies: c.mirrors(rule, port),
+	}
 	if action.Timeout == nil {
 		action.Timeout = durationpb.New(0)
 	}
 	c.limitByClient(action)
-	c.lead(action, rule.Route, port)
-	name := rule.Name
-	if name == "" {
-		name = "default"
+	rewrite(action, rule.Rewrite)
+	dests := weighted(rule.Route)
+	if len(dests) == 1 {
+		one := headerOperations(dests[0].Headers)
+		out.RequestHeadersToAdd = append(out.RequestHeadersToAdd, one.requestAdd...)
+		out.RequestHeadersToRemove = append(out.RequestHeadersToRemove, one.requestRemove...)
+		out.ResponseHeadersToAdd = append(out.ResponseHeadersToAdd, one.responseAdd...)
+		out.ResponseHeadersToRemove = append(out.ResponseHeadersToRemove, one.responseRemove...)
+		authority = cmp.Or(authority, one.authority)
 	}
-	return &routev3.Route{
-		Name:     name,
-		Match:    everything(),
-		Action:   &routev3.Route_Route{Route: action},
-		Metadata: c.routeMetadata(o, rule.Retries == nil),
+	authority = cmp.Or(rule.Rewrite.GetAuthority(), authority)
+	switch {
+	case authority != "":
+		action.HostRewriteSpecifier = &routev3.RouteAction_HostRewriteLiteral{HostRewriteLiteral: authority}
+	case c.anyRewritesHost(dests, port):
+		action.HostRewriteSpecifier = &routev3.RouteAction_AutoHostRewrite{AutoHostRewrite: wrapperspb.Bool(true)}
 	}
+	c.lead(action, dests, port)
+	return action
 }
 
-// lead names the cluster, or the clusters and their weights, that a rule's destinations stand for.
-func (c *compiler) lead(action *routev3.RouteAction, dests []*networking.HTTPRouteDestination, port servicePort) {
-	if len(dests) > 1 {
-		kept := dests[:0:0]
-		for _, d := range dests {
-			if d.Weight > 0 {
-				kept = append(kept, d)
-			}
-		}
-		dests = kept
+// weighted leaves out the destinations with weight 0 where there are several.
+func weighted(dests []*networking.HTTPRouteDestination) []*networking.HTTPRouteDestination {
+	if len(dests) < 2 {
+		return dests
 	}
-	rewrite := false
+	var out []*networking.HTTPRouteDestination
 	for _, d := range dests {
-		if s := c.byHost[resolveHost(d.GetDestination().GetHost())]; s != nil {
-			if p, ok := s.port(c.destinationPort(d.Destination, port)); ok {
-				rewrite = rewrite || c.rewritesHost(s, p, s.subset(d.Destination.Subset))
-			}
+		if d.Weight > 0 {
+			out = append(out, d)
 		}
 	}
-	if rewrite {
-		action.HostRewriteSpecifier = &routev3.RouteAction_AutoHostRewrite{AutoHostRewrite: wrapperspb.Bool(true)}
+	return out
+}
+
+// anyRewritesHost tells whether Host follows the endpoint at one of the destinations: routes have one answer for all.
+func (c *compiler) anyRewritesHost(dests []*networking.HTTPRouteDestination, port servicePort) bool {
+	for _, d := range dests {
+		s := c.byHost[resolveHost(d.GetDestination().GetHost())]
+		if s == nil {
+			continue
+		}
+		if p, ok := s.port(c.destinationPort(d.Destination, port)); ok && c.rewritesHost(s, p, s.subset(d.Destination.GetSubset())) {
+			return true
+		}
+	}
+	return false
+}
+
+// lead names the cluster, or the clusters and their weights, that a rule's destinations stand for, and what is hashed on
+// the way there.
+func (c *compiler) lead(action *routev3.RouteAction, dests []*networking.HTTPRouteDestination, port servicePort) {
+	for _, d := range dests {
+		action.HashPolicy = append(action.HashPolicy, c.hashPolicy(d.Destination, port)...)
+	}
+	if len(action.HashPolicy) > 0 && action.RetryPolicy != nil {
+		// A hash leads to one host again and again; a retry that must avoid it would never find another.
+		action.RetryPolicy.RetryHostPredicate = nil
 	}
 	if len(dests) == 1 {
 		action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: c.destinationCluster(dests[0].Destination, port)}
@@ -85,10 +162,19 @@ func (c *compiler) lead(action *routev3.RouteAction, dests []*networking.HTTPRou
 	}
 	w := &routev3.WeightedCluster{}
 	for _, d := range dests {
-		w.Clusters = append(w.Clusters, &routev3.WeightedCluster_ClusterWeight{
-			Name:   c.destinationCluster(d.Destination, port),
-			Weight: wrapperspb.UInt32(uint32(d.Weight)),
-		})
+		ops := headerOperations(d.Headers)
+		cw := &routev3.WeightedCluster_ClusterWeight{
+			Name:                    c.destinationCluster(d.Destination, port),
+			Weight:                  wrapperspb.UInt32(uint32(d.Weight)),
+			RequestHeadersToAdd:     ops.requestAdd,
+			RequestHeadersToRemove:  ops.requestRemove,
+			ResponseHeadersToAdd:    ops.responseAdd,
+			ResponseHeadersToRemove: ops.responseRemove,
+		}
+		if ops.authority != "" {
+			cw.HostRewriteSpecifier = &routev3.WeightedCluster_ClusterWeight_HostRewriteLiteral{HostRewriteLiteral: ops.authority}
+		}
+		w.Clusters = append(w.Clusters, cw)
 	}
 	action.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: w}
 }
@@ -121,82 +207,4 @@ func (c *compiler) destinationPort(d *networking.Destination, port servicePort) 
 		return s.ports[0].number
 	}
 	return port.number
-}
-
-const defaultRetryOn = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
-
-// defaultRetryPolicy is Istio's since its 1.24 (T9): 503 is not among the reasons.
-func defaultRetryPolicy() *routev3.RetryPolicy {
-	return &routev3.RetryPolicy{
-		RetryOn:                       defaultRetryOn,
-		NumRetries:                    wrapperspb.UInt32(2),
-		RetryHostPredicate:            otherHosts(),
-		HostSelectionRetryMaxAttempts: 5,
-	}
-}
-
-// otherHosts makes a retry prefer endpoints that were not tried before.
-func otherHosts() []*routev3.RetryPolicy_RetryHostPredicate {
-	return []*routev3.RetryPolicy_RetryHostPredicate{{
-		Name: "envoy.retry_host_predicates.previous_hosts",
-		ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{
-			TypedConfig: mustAny(&previousv3.PreviousHostsPredicate{}),
-		},
-	}}
-}
-
-// retryPolicy writes VirtualService.http.retries: nil takes the default, attempts 0 or less turn retries off, a number in
-// retryOn is a status code (istiod: core/route/retry/retry.go).
-func (c *compiler) retryPolicy(r *networking.HTTPRetry) *routev3.RetryPolicy {
-	if r == nil {
-		return defaultRetryPolicy()
-	}
-	if r.Attempts <= 0 {
-		return nil
-	}
-	p := defaultRetryPolicy()
-	p.NumRetries = wrapperspb.UInt32(uint32(r.Attempts))
-	p.PerTryTimeout = r.PerTryTimeout
-	if r.RetryOn != "" {
-		p.RetryOn, p.RetriableStatusCodes = parseRetryOn(r.RetryOn)
-	}
-	if r.RetryIgnorePreviousHosts != nil && !r.RetryIgnorePreviousHosts.Value {
-		p.RetryHostPredicate = nil
-		p.HostSelectionRetryMaxAttempts = 0
-	}
-	if r.Backoff != nil {
-		p.RetryBackOff = &routev3.RetryPolicy_RetryBackOff{BaseInterval: r.Backoff}
-	}
-	if r.RetryRemoteLocalities.GetValue() {
-		p.RetryPriority = &routev3.RetryPolicy_RetryPriority{
-			Name: "envoy.retry_priorities.previous_priorities",
-			ConfigType: &routev3.RetryPolicy_RetryPriority_TypedConfig{
-				TypedConfig: mustAny(&prioritiesv3.PreviousPrioritiesConfig{UpdateFrequency: c.updateFrequency()}),
-			},
-		}
-	}
-	return p
-}
-
-// parseRetryOn parts the words of retryOn from the status codes in it.
-func parseRetryOn(s string) (on string, codes []uint32) {
-	var words []string
-	coded := false
-	for _, w := range strings.Split(s, ",") {
-		w = strings.TrimSpace(w)
-		if n, err := strconv.ParseUint(w, 10, 32); err == nil {
-			if n >= 100 && n < 600 {
-				codes = append(codes, uint32(n))
-			}
-			continue
-		}
-		coded = coded || w == "retriable-status-codes"
-		if w != "" {
-			words = append(words, w)
-		}
-	}
-	if len(codes) > 0 && !coded {
-		words = append(words, "retriable-status-codes")
-	}
-	return strings.Join(words, ","), codes
 }

@@ -1,0 +1,252 @@
+package translate
+
+//lint:file-ignore SA1019 people's files still use the deprecated fields
+
+import (
+	"strconv"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	commonfaultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/fault/v3"
+	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
+	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+	networking "istio.io/api/networking/v1alpha3"
+)
+
+const (
+	faultName = "envoy.filters.http.fault"
+	corsName  = "envoy.filters.http.cors"
+)
+
+// redirect writes HTTPRoute.redirect: 301 unless another code is given, the default ports of http and https left out.
+func redirect(r *networking.HTTPRedirect, port servicePort) *routev3.Route_Redirect {
+	out := &routev3.RedirectAction{
+		HostRedirect:         r.Authority,
+		PathRewriteSpecifier: &routev3.RedirectAction_PathRedirect{PathRedirect: r.Uri},
+	}
+	if r.Scheme != "" {
+		out.SchemeRewriteSpecifier = &routev3.RedirectAction_SchemeRedirect{SchemeRedirect: r.Scheme}
+	}
+	switch p := r.RedirectPort.(type) {
+	case *networking.HTTPRedirect_Port:
+		out.PortRedirect = p.Port
+	case *networking.HTTPRedirect_DerivePort:
+		if p.DerivePort == networking.HTTPRedirect_FROM_REQUEST_PORT {
+			out.PortRedirect = port.number
+		}
+	}
+	if out.PortRedirect == 80 && r.Scheme != "https" || out.PortRedirect == 443 && r.Scheme == "https" {
+		out.PortRedirect = 0
+	}
+	switch r.RedirectCode {
+	case 302:
+		out.ResponseCode = routev3.RedirectAction_FOUND
+	case 303:
+		out.ResponseCode = routev3.RedirectAction_SEE_OTHER
+	case 307:
+		out.ResponseCode = routev3.RedirectAction_TEMPORARY_REDIRECT
+	case 308:
+		out.ResponseCode = routev3.RedirectAction_PERMANENT_REDIRECT
+	}
+	return &routev3.Route_Redirect{Redirect: out}
+}
+
+// directResponse answers without asking anybody.
+func directResponse(d *networking.HTTPDirectResponse) *routev3.Route_DirectResponse {
+	out := &routev3.DirectResponseAction{Status: d.Status}
+	switch b := d.GetBody().GetSpecifier().(type) {
+	case *networking.HTTPBody_String_:
+		out.Body = inlineString(b.String_)
+	case *networking.HTTPBody_Bytes:
+		out.Body = &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: b.Bytes}}
+	}
+	return &routev3.Route_DirectResponse{DirectResponse: out}
+}
+
+// headerOps is HTTPRoute.headers, or a destination's, as Envoy has it: set overwrites, add appends, and setting Host is a
+// rewrite of the authority.
+type headerOps struct {
+	requestAdd, responseAdd       []*corev3.HeaderValueOption
+	requestRemove, responseRemove []string
+	authority                     string
+}
+
+func headerOperations(h *networking.Headers) headerOps {
+	var out headerOps
+	for _, name := range sortedKeys(h.GetRequest().GetSet()) {
+		if isAuthority(name) {
+			out.authority = h.Request.Set[name]
+			continue
+		}
+		out.requestAdd = append(out.requestAdd, headerOption(name, h.Request.Set[name], corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD))
+	}
+	for _, name := range sortedKeys(h.GetRequest().GetAdd()) {
+		if isAuthority(name) {
+			out.authority = h.Request.Add[name]
+			continue
+		}
+		out.requestAdd = append(out.requestAdd, headerOption(name, h.Request.Add[name], corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD))
+	}
+	for _, name := range sortedKeys(h.GetResponse().GetSet()) {
+		out.responseAdd = append(out.responseAdd, headerOption(name, h.Response.Set[name], corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD))
+	}
+	for _, name := range sortedKeys(h.GetResponse().GetAdd()) {
+		out.responseAdd = append(out.responseAdd, headerOption(name, h.Response.Add[name], corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD))
+	}
+	for _, name := range h.GetRequest().GetRemove() {
+		if !isAuthority(name) {
+			out.requestRemove = append(out.requestRemove, name)
+		}
+	}
+	out.responseRemove = h.GetResponse().GetRemove()
+	return out
+}
+
+func isAuthority(name string) bool {
+	return strings.EqualFold(name, "host") || name == ":authority"
+}
+
+func headerOption(name, value string, a corev3.HeaderValueOption_HeaderAppendAction) *corev3.HeaderValueOption {
+	return &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: name, Value: value}, AppendAction: a}
+}
+
+// rewrite writes HTTPRoute.rewrite; a uri replaces the matched prefix, or all of an exact path.
+func rewrite(action *routev3.RouteAction, r *networking.HTTPRewrite) {
+	if rx := r.GetUriRegexRewrite(); rx != nil {
+		action.RegexRewrite = &matcherv3.RegexMatchAndSubstitute{Pattern: &matcherv3.RegexMatcher{Regex: rx.Match}, Substitution: rx.Rewrite}
+		return
+	}
+	action.PrefixRewrite = r.GetUri()
+}
+
+// mirrors copies requests to other services: all of them unless a percentage is given, none at 0 %.
+func (c *compiler) mirrors(rule *networking.HTTPRoute, port servicePort) []*routev3.RouteAction_RequestMirrorPolicy {
+	var out []*routev3.RouteAction_RequestMirrorPolicy
+	add := func(d *networking.Destination, percent *networking.Percent) {
+		m := &routev3.RouteAction_RequestMirrorPolicy{
+			Cluster: c.destinationCluster(d, port), DisableShadowHostSuffixAppend: true, TraceSampled: wrapperspb.Bool(false),
+		}
+		if percent != nil {
+			if percent.Value <= 0 {
+				return
+			}
+			m.RuntimeFraction = &corev3.RuntimeFractionalPercent{DefaultValue: perMillion(percent)}
+		}
+		out = append(out, m)
+	}
+	if rule.Mirror != nil {
+		p := rule.MirrorPercentage
+		if p == nil && rule.MirrorPercent != nil {
+			p = &networking.Percent{Value: float64(rule.MirrorPercent.Value)}
+		}
+		add(rule.Mirror, p)
+	}
+	for _, m := range rule.Mirrors {
+		add(m.Destination, m.Percentage)
+	}
+	return out
+}
+
+// perMillion writes a percentage with the four decimals Envoy can take.
+func perMillion(p *networking.Percent) *typev3.FractionalPercent {
+	return &typev3.FractionalPercent{Numerator: uint32(p.Value * 10000), Denominator: typev3.FractionalPercent_MILLION}
+}
+
+// perFilter gives the configuration of the filters that a rule uses.
+func (c *compiler) perFilter(rule *networking.HTTPRoute, port servicePort) map[string]*anypb.Any {
+	var out map[string]*anypb.Any
+	use := func(name string, m proto.Message) {
+		if out == nil {
+			out = map[string]*anypb.Any{}
+		}
+		out[name] = mustAny(m)
+		if c.filters[port.number] == nil {
+			c.filters[port.number] = map[string]bool{}
+		}
+		c.filters[port.number][name] = true
+	}
+	if rule.Fault != nil {
+		use(faultName, c.fault(rule.Fault))
+	}
+	if rule.CorsPolicy != nil {
+		use(corsName, cors(rule.CorsPolicy))
+	}
+	return out
+}
+
+// fault delays or answers some requests itself.
+func (c *compiler) fault(f *networking.HTTPFaultInjection) *faultv3.HTTPFault {
+	out := &faultv3.HTTPFault{}
+	if d := f.Delay; d != nil {
+		out.Delay = &commonfaultv3.FaultDelay{
+			FaultDelaySecifier: &commonfaultv3.FaultDelay_FixedDelay{FixedDelay: d.GetFixedDelay()},
+			Percentage:         &typev3.FractionalPercent{},
+		}
+		switch {
+		case d.Percentage != nil:
+			out.Delay.Percentage = perMillion(d.Percentage)
+		case d.Percent > 0:
+			out.Delay.Percentage = &typev3.FractionalPercent{Numerator: uint32(d.Percent)}
+		default:
+			out.Delay.Percentage = c.faultDefault(out.Delay.Percentage)
+		}
+	}
+	if a := f.Abort; a != nil {
+		out.Abort = &faultv3.FaultAbort{Percentage: c.faultDefault(nil)}
+		if a.Percentage != nil {
+			out.Abort.Percentage = perMillion(a.Percentage)
+		}
+		if code, ok := grpcCode(a.GetGrpcStatus()); ok {
+			out.Abort.ErrorType = &faultv3.FaultAbort_GrpcStatus{GrpcStatus: code}
+		} else {
+			out.Abort.ErrorType = &faultv3.FaultAbort_HttpStatus{HttpStatus: uint32(max(a.GetHttpStatus(), 0))}
+		}
+	}
+	return out
+}
+
+// grpcCode finds a gRPC status by its name, as "UNAVAILABLE".
+func grpcCode(name string) (uint32, bool) {
+	if name == "" {
+		return 0, false
+	}
+	var code codes.Code
+	err := code.UnmarshalJSON([]byte(`"` + name + `"`))
+	return uint32(code), err == nil
+}
+
+// cors writes corsPolicy.
+func cors(p *networking.CorsPolicy) *corsv3.CorsPolicy {
+	out := &corsv3.CorsPolicy{
+		AllowMethods:     strings.Join(p.AllowMethods, ","),
+		AllowHeaders:     strings.Join(p.AllowHeaders, ","),
+		ExposeHeaders:    strings.Join(p.ExposeHeaders, ","),
+		AllowCredentials: p.AllowCredentials,
+		FilterEnabled:    &corev3.RuntimeFractionalPercent{DefaultValue: &typev3.FractionalPercent{Numerator: 100}},
+	}
+	if p.MaxAge != nil {
+		out.MaxAge = strconv.FormatInt(p.MaxAge.Seconds, 10)
+	}
+	for _, o := range p.AllowOrigins {
+		if s := stringMatch(o); s != nil {
+			out.AllowOriginStringMatch = append(out.AllowOriginStringMatch, s)
+		}
+	}
+	if len(p.AllowOrigins) == 0 {
+		out.AllowOriginStringMatch = exactSANs(p.AllowOrigin)
+	}
+	switch p.UnmatchedPreflights {
+	case networking.CorsPolicy_FORWARD:
+		out.ForwardNotMatchingPreflights = wrapperspb.Bool(true)
+	case networking.CorsPolicy_IGNORE:
+		out.ForwardNotMatchingPreflights = wrapperspb.Bool(false)
+	}
+	return out
+}
