@@ -23,14 +23,13 @@ const exitRun = 125
 // runFlags are the flags of run, after check.
 type runFlags struct {
 	groupFlags
-	paths      []string
-	policy     string // "allow-any" or "registry-only"
-	via        string
-	loopback   string
-	publish    []string
-	resolver   string
-	meshConfig string
-	verbose    bool
+	paths    []string
+	policy   string // "allow-any" or "registry-only"
+	via      string
+	loopback string
+	publish  []string
+	resolver string
+	verbose  bool
 
 	publications []intercept.Publication
 }
@@ -79,7 +78,6 @@ not found.`,
 	fl.StringArrayVarP(&f.publish, "publish", "p", nil, "let the host in to a port that COMMAND serves: `[HOST:]PORT` or [HOST:]HOSTPORT:PORT (repeatable)")
 	fl.StringVar(&f.loopback, "loopback", "host", "where loopback leads when COMMAND does not serve the port: `host` or private (nowhere)")
 	fl.StringVar(&f.resolver, "resolver", "", "DNS server that endpoint names are looked up with, `ADDR`[:PORT] (default the system's)")
-	fl.StringVar(&f.meshConfig, "mesh-config", "", "MeshConfig `FILE`")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "a line for each request: endpoint, priority, attempts")
 	return c
 }
