@@ -178,8 +178,9 @@ func TestRotationNeverEjectsTheLast(t *testing.T) {
 		r.down["10.1.0.1:80"] = lb.Outcome{Kind: lb.Response, Status: 503}
 		r.request(mydb)
 		r.wantTable("10.1.0.1:80 HEALTHY FAILED")
-		r.dns.set(east, "10.1.0.2")
+		r.dns.set(east, "10.1.0.2 10.1.0.3")
 		r.want(3, east)
+		r.wantTable("10.1.0.2:80 HEALTHY OK", "10.1.0.3:80 HEALTHY OK")
 	})
 }
 
@@ -421,12 +422,13 @@ func TestBudgets(t *testing.T) {
 		t.Error("none in flight, and none allowed")
 	}
 	b.Release()
-	at = at.Add(windowSeconds * time.Second)
-	for range 3 {
-		b.TryAcquire(at)
+	at = at.Add((windowSeconds - 1) * time.Second)
+	if got := b.base.sum(at); got != 100 {
+		t.Errorf("%d requests in the last 10 s, want 100", got)
 	}
-	if b.TryAcquire(at) {
-		t.Error("requests of more than 10 s ago count")
+	at = at.Add(time.Second)
+	if got := b.base.sum(at) + b.spent.sum(at); got != 0 {
+		t.Errorf("%d requests and retries in the last 10 s, want none", got)
 	}
 
 	h := newHedgeBudget()
@@ -444,6 +446,21 @@ func TestBudgets(t *testing.T) {
 	}
 	if !h.TryAcquire(at) || h.TryAcquire(at) {
 		t.Error("110 dials allow 11 hedges")
+	}
+}
+
+// Pick counts first attempts into the retry budget, and only those.
+func TestPickCountsRequests(t *testing.T) {
+	m, c := benchCluster(2)
+	defer m.Close()
+	in := &lb.PickInfo{Now: time.Unix(1_800_000_000, 0)}
+	for range 10 {
+		serve(c, in)
+	}
+	in.Tried = []*lb.Host{c.Hosts().Endpoints()[0].Host}
+	serve(c, in)
+	if n := c.Retry().base.sum(in.Now); n != 10 {
+		t.Errorf("%d requests counted, want 10", n)
 	}
 }
 

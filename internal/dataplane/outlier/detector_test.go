@@ -128,6 +128,35 @@ func TestOverflowCountsAsEnvoy(t *testing.T) {
 	w.ejected()
 }
 
+// A run of failures that did not eject starts anew, as in Envoy: an overflow for every fifth, not for each after the fourth.
+func TestCounterStartsAnewOnOverflow(t *testing.T) {
+	o := walkthrough(10)
+	o.Consecutive_5Xx = u32(5)
+	w := newWorld(t, 2, o)
+	for range 20 {
+		w.status(0, 500)
+	}
+	if n := w.st.EjectionsOverflow.Value(); n != 4 {
+		t.Errorf("ejections_overflow %d, want 4", n)
+	}
+}
+
+// The end of an ejection clears every counter, so that one more failure of another kind does not eject again.
+func TestReturnClearsCounters(t *testing.T) {
+	o := walkthrough(99)
+	o.SplitExternalLocalOriginErrors, o.ConsecutiveLocalOriginFailure = true, u32(2)
+	w := newWorld(t, 2, o)
+	w.refused(0)
+	w.status(0, 500)
+	w.ejected(0)
+	w.now = w.now.Add(time.Minute)
+	w.d.Sweep(w.now)
+	w.refused(0)
+	w.ejected()
+	w.refused(0)
+	w.ejected(0)
+}
+
 // Ejection ends at the first sweep after base × count, the multiplier decays by one with each healthy sweep, and the time
 // is capped.
 func TestEjectionTime(t *testing.T) {
