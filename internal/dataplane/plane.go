@@ -53,7 +53,6 @@ type Plane struct {
 	rejected []xds.Rejection // guarded by mu
 	bound    []Bound         // guarded by mu
 	draining atomic.Bool
-	next     atomic.Uint32 // worker of the next connection
 	hungUp   hangups
 }
 

@@ -116,13 +116,12 @@ func (w *worker) listen(fd int, kind Kind, local netip.AddrPort) {
 
 // inbound is a client's connection, or what came out of a CONNECT, before it is known what takes it.
 type inbound struct {
-	s           event.Stream
-	remote      netip.AddrPort
-	local       netip.AddrPort
-	dst         netip.AddrPort // where the application wanted to go; its address may be invalid where only name is known
-	name        string         // host of a CONNECT
-	early       []byte
-	proxyPolicy bool // the forward proxy's policy holds
+	s      event.Stream
+	remote netip.AddrPort
+	local  netip.AddrPort
+	dst    netip.AddrPort // where the application wanted to go; its address may be invalid where only name is known
+	name   string         // host of a CONNECT
+	early  []byte
 }
 
 func (w *worker) accept(fd int, peer netip.AddrPort, kind Kind, local netip.AddrPort) {
