@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"detour.dev/detour/internal/testcert"
@@ -34,10 +35,13 @@ type site struct {
 	w     *world
 	name  string
 	ip    netip.Addr
+	alt   netip.Addr // a second address
 	ip6   netip.Addr
 	n     *namespace
 	ports map[uint16]*service
 }
+
+func (s *site) addrs() []netip.Addr { return []netip.Addr{s.ip, s.alt, s.ip6} }
 
 // behaviour is what a service does with what reaches it. The zero value serves.
 type behaviour struct {
@@ -45,6 +49,10 @@ type behaviour struct {
 	Status int
 	// Hello is what becomes of a connection after its ClientHello: "reset", "close", or "alert" (a fatal one).
 	Hello string
+	// After is what becomes of a connection once a request is read: "reset" or "close", without an answer.
+	After string
+	// Header is part of the answer.
+	Header map[string]string
 	// Cert is presented; nil: the service's own.
 	Cert *testcert.Pair
 	// Gate, if not nil, holds answers to /slow until it is closed.
@@ -62,6 +70,7 @@ type service struct {
 	srv   *http.Server
 	ended chan struct{}
 	cx    int
+	open  atomic.Int64
 }
 
 // http begins to serve HTTP on a port.
@@ -97,12 +106,21 @@ func (v *service) connections() int {
 	return v.cx
 }
 
+func (v *service) count(_ net.Conn, s http.ConnState) {
+	switch s {
+	case http.StateNew:
+		v.open.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		v.open.Add(-1)
+	}
+}
+
 // start listens, at first and after stop.
 func (v *service) start(t testing.TB) {
 	t.Helper()
 	var ls []net.Listener
 	v.s.n.must(t, func() error {
-		for _, ip := range []netip.Addr{v.s.ip, v.s.ip6} {
+		for _, ip := range v.s.addrs() {
 			l, err := net.Listen("tcp", netip.AddrPortFrom(ip, v.port).String())
 			if err != nil {
 				return err
@@ -111,7 +129,7 @@ func (v *service) start(t testing.TB) {
 		}
 		return nil
 	})
-	srv := &http.Server{Handler: v, ErrorLog: log.New(io.Discard, "", 0)}
+	srv := &http.Server{Handler: v, ErrorLog: log.New(io.Discard, "", 0), ConnState: v.count}
 	ended := make(chan struct{})
 	v.mu.Lock()
 	v.srv, v.ended = srv, ended
@@ -162,6 +180,10 @@ func (v *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	b := v.behaviour()
+	if b.After != "" {
+		hangUp(w, b.After == "reset")
+		return
+	}
 	if r.URL.Path == "/slow" && b.Gate != nil {
 		select {
 		case <-b.Gate:
@@ -173,11 +195,25 @@ func (v *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if b.Status != 0 {
 		body = "status " + strconv.Itoa(b.Status)
 	}
+	for k, val := range b.Header {
+		w.Header().Set(k, val)
+	}
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	if b.Status != 0 {
 		w.WriteHeader(b.Status)
 	}
 	_, _ = io.WriteString(w, body)
+}
+
+func hangUp(w http.ResponseWriter, reset bool) {
+	c, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	if h, ok := c.(*heard); ok && reset {
+		_ = h.Conn.(*net.TCPConn).SetLinger(0)
+	}
+	c.Close()
 }
 
 // hearing is a listener whose connections obey behaviour.Hello.
@@ -222,9 +258,9 @@ func (c *heard) Read(b []byte) (int, error) {
 
 // loseRequests drops every packet that goes to the site, loseAnswers every packet that comes from it, until undo.
 func (s *site) loseRequests() (undo func()) {
-	return filter{n: s.n, addrs: []netip.Addr{s.ip, s.ip6}, side: "daddr"}.drop(s.w.t)
+	return filter{n: s.n, addrs: s.addrs(), side: "daddr"}.drop(s.w.t)
 }
 
 func (s *site) loseAnswers() (undo func()) {
-	return filter{n: s.w.app, addrs: []netip.Addr{s.ip, s.ip6}, side: "saddr"}.drop(s.w.t)
+	return filter{n: s.w.app, addrs: s.addrs(), side: "saddr"}.drop(s.w.t)
 }

@@ -42,6 +42,14 @@ spec:
       attempts: 0
 `
 
+// walking makes a world as in step 2, with other values in the rule (old, new), and its proxy.
+func walking(t *testing.T, oldnew ...string) (*world, *proxy) {
+	w := regions(t)
+	w.write(entryFile, w.walkthrough(step1))
+	w.write(ruleFile, w.walkthrough(step2, oldnew...))
+	return w, w.proxyIn("us-east1")
+}
+
 // regions makes a world in which both of the walkthrough's endpoints serve HTTP.
 func regions(t *testing.T) *world {
 	t.Parallel()

@@ -76,18 +76,19 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// newSite makes a region: 10.N.0.1 and fd00:N::1 in a namespace of its own.
+// newSite makes a region: 10.N.0.1, 10.N.0.2 and fd00:N::1 in a namespace of its own.
 func (w *world) newSite(n int, name string) *site {
 	w.t.Helper()
 	s := &site{w: w, name: name, n: newNamespace(w.t), ports: map[uint16]*service{},
 		ip:  netip.AddrFrom4([4]byte{10, byte(n), 0, 1}),
+		alt: netip.AddrFrom4([4]byte{10, byte(n), 0, 2}),
 		ip6: netip.MustParseAddr(fmt.Sprintf("fd00:%d::1", n)),
 	}
 	own := netip.AddrFrom4([4]byte{10, byte(n), 0, 254})
 	own6 := netip.MustParseAddr(fmt.Sprintf("fd00:%d::fe", n))
 	link(w.t, w.app, s.n, fmt.Sprintf("region%d", n),
 		[]netip.Prefix{netip.PrefixFrom(own, 24), netip.PrefixFrom(own6, 64)},
-		[]netip.Prefix{netip.PrefixFrom(s.ip, 24), netip.PrefixFrom(s.ip6, 64)})
+		[]netip.Prefix{netip.PrefixFrom(s.ip, 24), netip.PrefixFrom(s.alt, 24), netip.PrefixFrom(s.ip6, 64)})
 	w.t.Cleanup(func() {
 		for _, v := range s.ports {
 			v.stop()
