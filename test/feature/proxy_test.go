@@ -133,6 +133,14 @@ func (p *process) wait() int {
 // detour is a command line of the binary.
 func detour(args ...string) *exec.Cmd { return exec.Command(os.Getenv(binaryVariable), args...) }
 
+// limited is a command line that a shell changes its limits for.
+func limited(limit string, cmd *exec.Cmd) *exec.Cmd {
+	if limit == "" {
+		return cmd
+	}
+	return exec.Command("sh", append([]string{"-c", limit + `; exec "$@"`, "sh"}, cmd.Args...)...)
+}
+
 // proxy is a running `detour proxy`.
 type proxy struct {
 	*process
@@ -162,7 +170,7 @@ func (w *world) startProxy(locality string, flags ...string) *proxy {
 	if locality != "" {
 		args = append(args, "--locality", locality)
 	}
-	p := &proxy{w: w, process: w.start(detour(append(args, flags...)...))}
+	p := &proxy{w: w, process: w.start(limited(w.limit, detour(append(args, flags...)...)))}
 	tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return w.dial(adminAddr) }, DisableKeepAlives: true}
 	p.admin = &http.Client{Transport: tr, Timeout: patience}
 	return p

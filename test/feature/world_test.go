@@ -41,6 +41,9 @@ type world struct {
 	// mayRepeat says that the test's routes ask for requests to be sent again.
 	mayRepeat bool
 
+	// limit is a shell's command that limits the proxy ("ulimit -n 48").
+	limit string
+
 	capture   sync.Once
 	mu        sync.Mutex
 	delivered []delivery
