@@ -271,8 +271,11 @@ func (r *Router) upstreamEnded(err error) {
 		Detail: proxyerr.ConnectionTermination, Cause: err}
 	e.Unsent = r.nothingArrived(c, err)
 	if e.Unsent && c.Reused() {
-		// An idle connection that the peer closed just then says nothing about the endpoint.
+		// An idle connection that the peer closed just then says nothing about the endpoint: it gets the request on a
+		// new one.
 		e.Kind = lb.Cancelled
+		r.fresh = true
+		r.pick.Tried = r.pick.Tried[:len(r.pick.Tried)-1]
 	}
 	r.failed(e)
 }

@@ -110,6 +110,7 @@ func (r *Router) after(d decision, err *proxyerr.Error) {
 		r.cluster.Stats().Detour.RetryUnsent.Inc()
 		r.next(err)
 	case again:
+		r.resending = true
 		if r.retry.policy.Mode == route.RetryExplicit {
 			r.backOff(err)
 			return

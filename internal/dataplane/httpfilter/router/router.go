@@ -7,6 +7,7 @@
 package router
 
 import (
+	"errors"
 	"time"
 
 	"detour.dev/detour/internal/dataplane/buffer"
@@ -71,7 +72,9 @@ type Router struct {
 	attached   time.Time       // when the attempt got its connection
 	retryAfter *proxyerr.Error // while backing off: the failure before
 
-	budget bool // this attempt holds a place in the retry budget
+	budget    bool // this attempt holds a place in the retry budget
+	fresh     bool // the next attempt takes a new connection
+	resending bool // the next attempt may go to an endpoint that had the request before
 
 	head     []byte // request head of our making, nil where it goes as it came
 	headSent int
@@ -110,7 +113,7 @@ func (r *Router) Start(s Stream, p *upstream.Pools, rt *route.Route, c *cluster.
 	r.pick.Tried = r.tried[:0]
 	r.retry = retryState{policy: rt.Retry}
 	r.begun = p.D.Now()
-	r.sni = ""
+	r.sni, r.fresh, r.resending = "", false, false
 	if c.Config().HTTP.AutoSNI {
 		r.sni = hostOnly(s.Request().Authority)
 	}
@@ -125,8 +128,7 @@ func (r *Router) Start(s Stream, p *upstream.Pools, rt *route.Route, c *cluster.
 // left to try.
 func (r *Router) next(last *proxyerr.Error) {
 	for {
-		r.pick.Now = r.now()
-		res, err := r.cluster.Pick(&r.pick)
+		res, err := r.choose()
 		if err != nil {
 			if last == nil {
 				last = pickError(err)
@@ -145,6 +147,18 @@ func (r *Router) next(last *proxyerr.Error) {
 	}
 }
 
+// choose picks an endpoint. A request that may be sent again goes to one that had it before when there is no other.
+func (r *Router) choose() (lb.Result, error) {
+	r.pick.Now = r.now()
+	res, err := r.cluster.Pick(&r.pick)
+	if r.resending && errors.Is(err, lb.ErrAllTried) {
+		r.pick.Tried = r.tried[:0]
+		res, err = r.cluster.Pick(&r.pick)
+	}
+	r.resending = false
+	return res, err
+}
+
 // use takes an idle connection to the picked endpoint, or begins one.
 func (r *Router) use(res lb.Result) *proxyerr.Error {
 	h := res.Endpoint.Host
@@ -152,15 +166,15 @@ func (r *Router) use(res lb.Result) *proxyerr.Error {
 	info := r.s.Info()
 	info.Attempts++
 	info.UpstreamHost, info.UpstreamHostname, info.Priority = h.Address, h.Hostname, res.Endpoint.Priority
-	if res.LastResort {
-		r.cluster.Stats().Detour.EjectedTried.Inc()
-	}
 	r.cluster.Stats().UpstreamRqTotal.Inc()
-	if c := r.p.Idle(r.cluster, h, r.sni); c != nil {
-		r.abandon()
-		r.attach(c, res)
-		return nil
+	if !r.fresh {
+		if c := r.p.Idle(r.cluster, h, r.sni); c != nil {
+			r.abandon()
+			r.attach(c, res)
+			return nil
+		}
 	}
+	r.fresh = false
 	r.phase = connecting
 	r.cluster.Stats().UpstreamRqPendTotal.Inc()
 	d, perr := r.p.Dial(r.cluster, res, r.sni, r)
