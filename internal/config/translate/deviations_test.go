@@ -207,6 +207,29 @@ func TestDeviationStatedSNI(t *testing.T) {
 	}
 }
 
+// TestUnverifiedName: TLS towards addresses for bytes that carry no Host has no name to verify; that is said.
+func TestUnverifiedName(t *testing.T) {
+	yaml := `
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: a}
+spec:
+  hosts: [a.example.com]
+  addresses: [192.0.2.1]
+  ports: [{number: 80, name: p, protocol: TCP}]
+  resolution: STATIC
+  endpoints: [{address: 198.51.100.1}]
+---
+`
+	for tls, want := range map[string]int{
+		"{tls: {mode: SIMPLE}}": 1, "{tls: {mode: SIMPLE, sni: x}}": 0, "{tls: {mode: SIMPLE, subjectAltNames: [x]}}": 0, "{tls: {mode: DISABLE}}": 0,
+	} {
+		if _, issues := compile(t, yaml+ruleWith(tls), inEast()); len(issues) != want {
+			t.Errorf("%s: %v", tls, issues)
+		}
+	}
+}
+
 func TestDeviationFilesNotSDS(t *testing.T) {
 	own, istio := both(t, entry+ruleWith("{tls: {mode: MUTUAL, clientCertificate: /c.pem, privateKey: /k.pem, caCertificates: /ca.pem}}"))
 	common := tlsContext(t, clusterNamed(t, own, aCluster)).CommonTlsContext

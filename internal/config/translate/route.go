@@ -2,6 +2,7 @@ package translate
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -26,7 +27,8 @@ import (
 // routeConfigs makes the route configurations of all HTTP ports.
 func (c *compiler) routeConfigs() []*routev3.RouteConfiguration {
 	var out []*routev3.RouteConfiguration
-	for _, port := range c.httpPorts() {
+	byPort := c.httpPorts()
+	for _, port := range slices.Sorted(maps.Keys(byPort)) {
 		rc := &routev3.RouteConfiguration{
 			Name:                           strconv.FormatUint(uint64(port), 10),
 			ValidateClusters:               wrapperspb.Bool(false),
@@ -34,10 +36,9 @@ func (c *compiler) routeConfigs() []*routev3.RouteConfiguration {
 			MaxDirectResponseBodySizeBytes: wrapperspb.UInt32(1 << 20),
 		}
 		taken := map[string]bool{}
-		for _, s := range c.services {
-			if p, ok := s.port(port); ok && p.protocol.http() {
-				rc.VirtualHosts = append(rc.VirtualHosts, c.virtualHost(s, p, taken))
-			}
+		for _, s := range byPort[port] {
+			p, _ := s.port(port)
+			rc.VirtualHosts = append(rc.VirtualHosts, c.virtualHost(s, p, taken))
 		}
 		slices.SortFunc(rc.VirtualHosts, func(a, b *routev3.VirtualHost) int { return strings.Compare(a.Name, b.Name) })
 		rc.VirtualHosts = append(rc.VirtualHosts, c.lastVirtualHost())
@@ -47,18 +48,17 @@ func (c *compiler) routeConfigs() []*routev3.RouteConfiguration {
 	return out
 }
 
-// httpPorts gives the numbers of all ports that need routes.
-func (c *compiler) httpPorts() []uint32 {
-	var out []uint32
+// httpPorts gives the services of every port that needs routes, in order.
+func (c *compiler) httpPorts() map[uint32][]*service {
+	out := map[uint32][]*service{}
 	for _, s := range c.services {
 		for _, p := range s.ports {
 			if p.protocol.http() {
-				out = append(out, p.number)
+				out[p.number] = append(out[p.number], s)
 			}
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return out
 }
 
 // virtualHost makes the virtual host of one service on one port. taken holds the domains that earlier services have:
@@ -206,13 +206,20 @@ func (c *compiler) findRouters() {
 		}
 		return 2
 	}
+	var found []*config.Object
 	for _, o := range c.set.All(config.VirtualService) {
 		vs, ok := o.Spec.(*networking.VirtualService)
 		if ok && exportedTo(vs.ExportTo, o.Namespace, c.group.Namespace) && forSidecars(vs.Gateways) {
-			c.routers = append(c.routers, o)
+			found = append(found, o)
 		}
 	}
-	slices.SortStableFunc(c.routers, func(a, b *config.Object) int { return cmp.Compare(rank(a), rank(b)) })
+	slices.SortStableFunc(found, func(a, b *config.Object) int { return cmp.Compare(rank(a), rank(b)) })
+	for _, o := range found {
+		for _, h := range o.Spec.(*networking.VirtualService).Hosts {
+			c.routers.add(h, o)
+		}
+	}
+	c.routers.sort()
 }
 
 // forSidecars tells whether a list of gateways includes the sidecars; an empty one means nothing else.
@@ -222,19 +229,13 @@ func forSidecars(gateways []string) bool {
 
 // attachRouters finds the VirtualServices for a service: those with its most specific host.
 func (c *compiler) attachRouters(s *service) {
-	best := ""
-	for _, o := range c.routers {
-		for _, h := range o.Spec.(*networking.VirtualService).Hosts {
-			h = resolveHost(h)
-			if !hostMatches(h, s.host) || slices.Contains(s.routers, o) && h == best {
-				continue
-			}
-			switch {
-			case best == "" || moreSpecific(h, best):
-				best, s.routers = h, []*config.Object{o}
-			case h == best:
-				s.routers = append(s.routers, o)
-			}
+	covering := c.routers.covering(s.host)
+	for _, e := range covering {
+		if e.host != covering[0].host {
+			break
+		}
+		if !slices.Contains(s.routers, e.object) {
+			s.routers = append(s.routers, e.object)
 		}
 	}
 }

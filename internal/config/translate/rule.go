@@ -65,22 +65,21 @@ func (c *compiler) attachRule(s *service) {
 // visible to the group. Nil when there is none.
 func (c *compiler) mergedRule(ns, host string, exported bool) *rule {
 	var out *rule
-	for _, o := range c.set.All(config.DestinationRule) {
-		dr := ruleOf(o)
-		h := resolveHost(dr.Host)
-		if o.Namespace != ns || !hostMatches(h, host) || !labelsInclude(c.group.Labels, dr.WorkloadSelector.GetMatchLabels()) {
+	for _, e := range c.rules.covering(host) {
+		dr := ruleOf(e.object)
+		if out != nil && e.host != out.host {
+			break // what follows is less specific
+		}
+		if e.object.Namespace != ns || !labelsInclude(c.group.Labels, dr.WorkloadSelector.GetMatchLabels()) {
 			continue
 		}
 		if exported && !exportedTo(dr.ExportTo, ns, c.group.Namespace) {
 			continue
 		}
-		switch {
-		case out == nil || moreSpecific(h, out.host):
-			out = &rule{from: o, host: h}
-		case moreSpecific(out.host, h):
-			continue
+		if out == nil {
+			out = &rule{from: e.object, host: e.host}
 		}
-		out.add(o, dr)
+		out.add(e.object, dr)
 	}
 	return out
 }

@@ -87,6 +87,11 @@ func (c *compiler) upstreamTLS(cc *clusterContext, t *networking.ClientTLSSettin
 		ctx.AutoSniSanValidation = !skip && len(sans) == 0
 	case cc.port.protocol.http():
 		followRequest(cc, !skip && len(t.SubjectAltNames) == 0)
+	case len(sans) == 0 && !skip && !c.group.CompatIstio:
+		at := cc.policy.at["tls"]
+		c.report(config.Warningf(at.Object, CodeInsecure, at.Field,
+			"no name is verified on port %d of %s: there is no request to take it from, so any certificate that the authorities signed will do; state sni or subjectAltNames",
+			cc.port.number, cc.service.host))
 	}
 	c.applyValidation(cc, ctx, t, sans, skip)
 	return ctx

@@ -55,7 +55,8 @@ type compiler struct {
 	mesh     mesh
 	services []*service // what this group can reach, in order of age
 	byHost   map[string]*service
-	routers  []*config.Object           // VirtualServices that apply to the sidecar, in the order istiod asks them
+	rules    hostIndex                  // DestinationRules, in order of age
+	routers  hostIndex                  // VirtualServices that apply to sidecars, in the order istiod asks them
 	filters  map[uint32]map[string]bool // HTTP filters that the routes of a port configure, by name
 	issues   []config.Issue
 	reported map[string]bool // issues already made, so that each appears once
@@ -91,6 +92,10 @@ func newCompiler(set *config.Set, group xds.NodeGroup) *compiler {
 	}
 	c.node = newNode(c.group)
 	c.mesh = newMesh(set, c.group)
+	for _, o := range set.All(config.DestinationRule) {
+		c.rules.add(ruleOf(o).Host, o)
+	}
+	c.rules.sort()
 	c.findRouters()
 	c.findServices()
 	return c
