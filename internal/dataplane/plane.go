@@ -54,6 +54,8 @@ type Plane struct {
 	bound    []Bound         // guarded by mu
 	draining atomic.Bool
 	hungUp   hangups
+
+	acceptSaid atomic.Int64 // when it was last said that connections can't be accepted, in ns of Unix time
 }
 
 // state is a compiled snapshot. It is immutable and swapped as a whole.
@@ -184,7 +186,9 @@ func (p *Plane) Snapshot() (*xds.Snapshot, time.Time, []xds.Rejection) {
 }
 
 // NetworkChanged drops idle connections: the addresses of this host changed, or it slept (guarantee E4).
-func (p *Plane) NetworkChanged() {
+func (p *Plane) NetworkChanged() { p.closeAllIdle() }
+
+func (p *Plane) closeAllIdle() {
 	for _, w := range p.workers {
 		w.d.Post(w.pools.CloseAllIdle)
 	}

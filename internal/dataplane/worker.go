@@ -104,14 +104,28 @@ func (w *worker) listen(fd int, kind Kind, local netip.AddrPort) {
 		unix.Close(fd)
 		return
 	}
-	l, err := w.d.Listen(fd, func(fd int, peer netip.AddrPort) { w.accept(fd, peer, kind, local) }, func(err error) {
-		w.p.Log.Warn("a connection could not be accepted; the fault is here", "error", err)
-	})
+	l, err := w.d.Listen(fd, func(fd int, peer netip.AddrPort) { w.accept(fd, peer, kind, local) }, w.p.acceptFailed)
 	if err != nil {
 		w.p.Log.Error("listener failed", "address", local, "error", err)
 		return
 	}
 	w.listeners[l] = true
+}
+
+// acceptFailedEvery is how often it is said that connections can't be accepted.
+const acceptFailedEvery = 10 * time.Second
+
+// acceptFailed hears that no connection can be accepted for now. Where descriptors are short, idle connections to
+// endpoints give theirs back.
+func (p *Plane) acceptFailed(err error) {
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		p.closeAllIdle()
+	}
+	now, last := time.Now().UnixNano(), p.acceptSaid.Load()
+	if now-last < int64(acceptFailedEvery) || !p.acceptSaid.CompareAndSwap(last, now) {
+		return
+	}
+	p.Log.Warn("connections can't be accepted for now; the fault is here", "error", err)
 }
 
 // inbound is a client's connection, or what came out of a CONNECT, before it is known what takes it.
