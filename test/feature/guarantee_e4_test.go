@@ -73,14 +73,32 @@ func TestE4NoDescriptors(t *testing.T) {
 	w.west.ports[80].behave(behaviour{Gate: gate})
 	c := w.client()
 	var wg sync.WaitGroup
-	for range 40 { // each takes two descriptors for as long as the gate is closed
-		wg.Go(func() { c.do("GET", mydb+"slow", "") })
+	rs := make([]result, 40)
+	for i := range rs { // each takes two descriptors for as long as the gate is closed
+		wg.Go(func() { rs[i] = c.do("GET", mydb+"slow", "") })
 	}
 	await(t, "it says that the fault is here", func() bool { return p.logged("the fault is") > 0 })
 	close(gate)
-	wg.Wait()
-	c.fresh()
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	await(t, "all are answered", func() bool {
+		c.fresh() // idle connections of the client hold descriptors of the proxy
+		select {
+		case <-done:
+			return true
+		default:
+			return false
+		}
+	})
+	for _, r := range rs {
+		if r.Err != nil || r.Status != 200 && r.Status != 503 {
+			t.Error(r)
+		}
+	}
 	await(t, "a request is served", func() bool { return c.get().String() == fromEast })
+	if n := p.logged("the fault is"); n > 2 {
+		t.Errorf("said %d times", n)
+	}
 	if strings.Contains(p.err(), "endpoint ejected") {
 		t.Error("an endpoint was ejected")
 	}
