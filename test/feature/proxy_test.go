@@ -301,28 +301,42 @@ func (p *proxy) pc(args ...string) string {
 // lookup asks the proxy's DNS for a name's IPv4 address.
 func (p *proxy) lookup(name string) netip.Addr {
 	p.t.Helper()
+	return addressOf(p.t, p.query("udp", name, dns.TypeA))
+}
+
+// query asks the proxy's DNS server over UDP or TCP.
+func (p *proxy) query(network, name string, qtype uint16) *dns.Msg {
+	p.t.Helper()
 	var c net.Conn
 	p.w.app.must(p.t, func() (err error) {
-		c, err = net.Dial("udp", dnsAddr)
+		c, err = net.Dial(network, dnsAddr)
 		return err
 	})
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(patience))
 	conn := &dns.Conn{Conn: c}
-	if err := conn.WriteMsg(new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)); err != nil {
+	if err := conn.WriteMsg(new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype)); err != nil {
 		p.t.Fatal(err)
 	}
 	m, err := conn.ReadMsg()
 	if err != nil {
 		p.t.Fatalf("looking up %s: %v", name, err)
 	}
+	return m
+}
+
+// addressOf gives the one address in an answer.
+func addressOf(t testing.TB, m *dns.Msg) netip.Addr {
+	t.Helper()
 	for _, rr := range m.Answer {
-		if a, ok := rr.(*dns.A); ok {
-			addr, _ := netip.AddrFromSlice(a.A.To4())
-			return addr
+		switch rr := rr.(type) {
+		case *dns.A:
+			return netip.MustParseAddr(rr.A.String())
+		case *dns.AAAA:
+			return netip.MustParseAddr(rr.AAAA.String())
 		}
 	}
-	p.t.Fatalf("%s has no address: %s", name, m)
+	t.Fatalf("no address in %s", m)
 	return netip.Addr{}
 }
 
@@ -335,3 +349,5 @@ func (w *world) scratchFile(name, text string) string {
 	}
 	return path
 }
+
+const terminate = syscall.SIGTERM
