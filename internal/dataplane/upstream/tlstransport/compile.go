@@ -156,7 +156,7 @@ func (c *Context) compileValidation(v *tlsv3.CertificateValidationContext) error
 	if c.insecure {
 		return nil
 	}
-	if v.GetTrustedCa() != nil {
+	if v.GetTrustedCa() != nil && !systemTrust(v) {
 		if err := c.addPart("trusted CA", parseRoots, v.GetTrustedCa()); err != nil {
 			return err
 		}
@@ -166,6 +166,15 @@ func (c *Context) compileValidation(v *tlsv3.CertificateValidationContext) error
 		return c.addPart("CRL", parseCRLs, v.GetCrl())
 	}
 	return nil
+}
+
+// systemCAFile is the usual place of the system's authorities; not all systems have it, and SSL_CERT_FILE may name another.
+const systemCAFile = "/etc/ssl/certs/ca-certificates.crt"
+
+// systemTrust tells whether the file stands for the system's authorities, wherever they are: both are said because an
+// Envoy wants a file. Beside any other file system_root_certs counts for nothing (Envoy's CertificateValidationContext).
+func systemTrust(v *tlsv3.CertificateValidationContext) bool {
+	return v.GetSystemRootCerts() != nil && v.GetTrustedCa().GetFilename() == systemCAFile
 }
 
 // refuse names the fields that ask for a check that isn't done here.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
@@ -58,6 +59,9 @@ func TestVerification(t *testing.T) {
 		return c
 	}
 	const dns, ip, uri = tlsv3.SubjectAltNameMatcher_DNS, tlsv3.SubjectAltNameMatcher_IP_ADDRESS, tlsv3.SubjectAltNameMatcher_URI
+	both := func(f *corev3.DataSource) *tlsv3.UpstreamTlsContext {
+		return withValidation(&tlsv3.CertificateValidationContext{TrustedCa: f, SystemRootCerts: &tlsv3.CertificateValidationContext_SystemRootCerts{}})
+	}
 	untrusted := withValidation(&tlsv3.CertificateValidationContext{TrustedCa: inline(ca.PEM),
 		TrustChainVerification: tlsv3.CertificateValidationContext_ACCEPT_UNTRUSTED})
 
@@ -99,6 +103,8 @@ func TestVerification(t *testing.T) {
 		"no trust but names":             {withValidation(&tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{typed(dns, exact("a.test"))}}), Params{}, foreign, ""},
 		"system's trust":                 {withSNI(system(), "a.test"), Params{}, good, "unknown authority"},
 		"system's trust, good":           {withSNI(system(), "a.test"), Params{}, foreign, ""},
+		"system's trust and usual file":  {withSNI(both(file(systemCAFile)), "a.test"), Params{}, foreign, ""},
+		"system's trust and other file":  {withSNI(both(inline(ca.PEM)), "a.test"), Params{}, foreign, "unknown authority"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := loop(t)
