@@ -58,12 +58,11 @@ func helperMain() {
 const (
 	// handOver is what the Go runtime may take from a signal's handler to its channel.
 	handOver = 20 * time.Millisecond
-	// groupTime is how far apart detour and its helper may see one signal to the group. Two signals of a kind in less
-	// are one to the kernel too, as long as the first is pending.
+	// groupTime is how far apart detour and its helper may see one signal to the group.
 	groupTime = 50 * time.Millisecond
 )
 
-// hasArrived tells whether the signal came just now.
+// hasArrived tells whether the signal came just now; each is counted once.
 func hasArrived(sig os.Signal, signals <-chan os.Signal, got map[os.Signal]time.Time) bool {
 	timeout := time.NewTimer(handOver)
 	defer timeout.Stop()
@@ -74,8 +73,11 @@ func hasArrived(sig os.Signal, signals <-chan os.Signal, got map[os.Signal]time.
 			continue
 		default:
 		}
-		if at, ok := got[sig]; ok && time.Since(at) < groupTime {
-			return true
+		if at, ok := got[sig]; ok {
+			delete(got, sig)
+			if time.Since(at) < groupTime {
+				return true
+			}
 		}
 		select {
 		case s := <-signals:

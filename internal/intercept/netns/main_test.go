@@ -150,6 +150,71 @@ func drive(config string) {
 	netns.DieAs(status)
 }
 
+// command is the driver with COMMAND, both in a small environment of their own.
+func (c driverConfig) command(t *testing.T, command ...string) *exec.Cmd {
+	t.Helper()
+	config, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, self, command...)
+	cmd.Env = []string{"PATH=" + testPath, "LANG=C", driverVariable + "=" + string(config)}
+	return cmd
+}
+
+const testPath = "/usr/local/bin:/usr/bin:/bin"
+
+// output runs COMMAND to its end.
+func (c driverConfig) output(t *testing.T, command ...string) (stdout, stderr string, status syscall.WaitStatus) {
+	t.Helper()
+	cmd := c.command(t, command...)
+	var out, errs strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.Sys().(syscall.WaitStatus)
+}
+
+// tool is the command line of this binary as a program of its own.
+func tool(t *testing.T, name string, args ...string) []string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append([]string{"env", toolVariable + "=" + name, self}, args...)
+}
+
+// need skips, loudly, where the kernel or its keeper refuses the namespaces; anything else that is missing fails.
+func need(t *testing.T) {
+	t.Helper()
+	cmd := exec.Command("true")
+	id := []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+	gid := []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
+		UidMappings: id, GidMappings: gid,
+	}
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
+	}
+	if err := cmd.Run(); err != nil {
+		t.Skipf("NOT TESTED: this machine refuses namespaces to uid %d: %v", os.Geteuid(), err)
+	}
+	for _, program := range []string{"curl", "python3"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Fatalf("%s is needed: %v", program, err)
+		}
+	}
+}
+
 func serve(s *netns.Session, cfg driverConfig) {
 	for _, fd := range s.Capture {
 		go accept(fd, cfg)
