@@ -10,8 +10,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
+
+	"detour.dev/detour/internal/intercept/netns"
 )
 
 // web is an upstream on the host's loopback that tells which Host it was asked for.
@@ -257,5 +261,25 @@ func TestLeftBehind(t *testing.T) {
 	_, errs, status := driverConfig{}.output(t, "sh", "-c", "sleep 3 >/dev/null 2>&1 </dev/null & exit 4")
 	if status.ExitStatus() != 4 {
 		t.Errorf("status %v, %q", status, errs)
+	}
+}
+
+// Where the machine has no more network namespaces to give, the caller learns that only the environment is left.
+func TestUnavailable(t *testing.T) {
+	need(t)
+	cmd := driverConfig{}.command(t, "true")
+	// A user namespace may set limits for itself.
+	inner := exec.Command("sh", append([]string{"-c",
+		`echo 0 > /proc/sys/user/max_net_namespaces && exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)...)
+	inner.Env = cmd.Env
+	inner.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
+	}
+	out, err := inner.CombinedOutput()
+	want := netns.ErrUnavailable.Error()
+	if inner.ProcessState.ExitCode() != 125 || !strings.Contains(string(out), want) || strings.Count(string(out), "\n") != 1 {
+		t.Errorf("got %q, %v; want one line with %q", out, err, want)
 	}
 }

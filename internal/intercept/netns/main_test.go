@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,7 +41,8 @@ func TestMain(m *testing.M) {
 		os.Exit(runTool(tool, os.Args[1:]))
 	}
 	status := m.Run()
-	if status == 0 && os.Geteuid() == 0 && os.Getenv(userVariable) == "" {
+	fuzzing := slices.ContainsFunc(os.Args[1:], func(a string) bool { return strings.HasPrefix(a, "-test.fuzz") })
+	if status == 0 && os.Geteuid() == 0 && os.Getenv(userVariable) == "" && !fuzzing {
 		status = runAsUser()
 	}
 	os.Exit(status)
