@@ -77,8 +77,12 @@ func (f *analyzeFlags) run(c *cobra.Command) error {
 		return err
 	}
 	errs, warnings := res.Count(config.Error), res.Count(config.Warning)
-	fmt.Fprintf(c.ErrOrStderr(), "detour analyze: %s, %s, %s in %s and %s\n",
-		count(errs, "error"), count(warnings, "warning"), count(res.Count(config.Note), "note"), count(set.Len(), "object"), count(res.Hosts, "host"))
+	ignored := ""
+	if res.Ignored > 0 {
+		ignored = "; " + count(res.Ignored, "object") + " left out, which say nothing about hosts declared here"
+	}
+	fmt.Fprintf(c.ErrOrStderr(), "detour analyze: %s, %s, %s in %s and %s%s\n",
+		count(errs, "error"), count(warnings, "warning"), count(res.Count(config.Note), "note"), count(set.Len(), "object"), count(res.Hosts, "host"), ignored)
 	if errs > 0 || f.strict && warnings > 0 {
 		return &ExitError{Status: ExitFailed}
 	}

@@ -67,6 +67,8 @@ type Options struct {
 type Result struct {
 	Issues []config.Issue // sorted by place, each once
 	Hosts  int            // service hosts that were looked at
+	// Ignored counts the objects that say nothing about outbound traffic here, or only about hosts nobody here declares.
+	Ignored int
 }
 
 // Count gives the number of issues of a severity.
@@ -84,7 +86,8 @@ func (r Result) Count(s config.Severity) int {
 // have no business here are left out. The context bounds Resolve and Connect.
 func Run(ctx context.Context, set *config.Set, issues []config.Issue, opt Options) Result {
 	r := &run{opt: opt, seen: map[string]bool{}, hosts: map[string]bool{}, far: map[string]*distance{}}
-	for _, i := range relevant(set, issues) {
+	mine, ignored := relevant(set, issues)
+	for _, i := range mine {
 		r.report(i)
 	}
 	groups := []xds.NodeGroup{opt.Group}
@@ -109,7 +112,7 @@ func Run(ctx context.Context, set *config.Set, issues []config.Issue, opt Option
 		r.connect(ctx)
 	}
 	slices.SortStableFunc(r.issues, compareIssues)
-	return Result{Issues: r.issues, Hosts: len(r.hosts)}
+	return Result{Issues: r.issues, Hosts: len(r.hosts), Ignored: ignored}
 }
 
 // run holds one analysis.

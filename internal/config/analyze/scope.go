@@ -9,26 +9,31 @@ import (
 	"detour.dev/detour/internal/config"
 )
 
-// relevant leaves out what people's meshes have and detour has no business with: "not supported yet" about
-// DestinationRules and VirtualServices of hosts that no ServiceEntry here declares. Everything else stays; an object
-// whose hosts can't be read counts as declared.
-func relevant(set *config.Set, issues []config.Issue) []config.Issue {
+// relevant leaves out what people's meshes have and detour has no business with: kinds that say nothing about outbound
+// traffic, and "not supported yet" or "ignored" about DestinationRules and VirtualServices of hosts that no ServiceEntry here
+// declares. Everything else stays; an object whose hosts can't be read counts as declared. It also gives the number of
+// objects that were left out.
+func relevant(set *config.Set, issues []config.Issue) ([]config.Issue, int) {
 	declared := declaredHosts(set)
 	about := map[config.Key][]string{}
 	for _, r := range set.Refused() {
 		about[r.Key] = append(about[r.Key], r.Hosts...)
 	}
 	var out []config.Issue
+	ignored := map[config.Key]bool{}
 	for _, i := range issues {
-		traffic := i.Object.Kind == config.DestinationRule || i.Object.Kind == config.VirtualService
-		if i.Code == config.CodeUnsupported && traffic {
-			if hosts := hostsOf(set, i.Object, about); len(hosts) > 0 && !slices.ContainsFunc(hosts, declared) {
+		if i.Code == config.CodeUnsupported || i.Code == config.CodeKindIgnored {
+			traffic := i.Object.Kind == config.DestinationRule || i.Object.Kind == config.VirtualService
+			hosts := hostsOf(set, i.Object, about)
+			undeclared := traffic && len(hosts) > 0 && !slices.ContainsFunc(hosts, declared)
+			if undeclared || i.Code == config.CodeKindIgnored && len(hosts) == 0 {
+				ignored[i.Object] = true
 				continue
 			}
 		}
 		out = append(out, i)
 	}
-	return out
+	return out, len(ignored)
 }
 
 // hostsOf gives the hosts a DestinationRule or VirtualService is about.
