@@ -40,6 +40,7 @@ func (c *compiler) routeConfigs() []*routev3.RouteConfiguration {
 			p, _ := s.port(port)
 			rc.VirtualHosts = append(rc.VirtualHosts, c.virtualHost(s, p, taken))
 		}
+		rc.VirtualHosts = append(rc.VirtualHosts, c.aliasHosts(port, taken)...)
 		slices.SortFunc(rc.VirtualHosts, func(a, b *routev3.VirtualHost) int { return strings.Compare(a.Name, b.Name) })
 		rc.VirtualHosts = append(rc.VirtualHosts, c.lastVirtualHost())
 		out = append(out, rc)
@@ -84,6 +85,80 @@ func (c *compiler) virtualHost(s *service, port servicePort, taken map[string]bo
 		vh.Routes = []*routev3.Route{c.defaultRoute(s, port)}
 	}
 	return vh
+}
+
+// aliasHosts makes the virtual hosts of names that VirtualServices route and no ServiceEntry declares: on the HTTP ports of
+// the VirtualService's declared hosts, on port 80 where it has none (istiod: buildSidecarVirtualHostsForVirtualService).
+func (c *compiler) aliasHosts(port uint32, taken map[string]bool) []*routev3.VirtualHost {
+	var out []*routev3.VirtualHost
+	for _, a := range c.aliases {
+		if !a.ports[port] || taken[a.host] {
+			continue
+		}
+		vh := &routev3.VirtualHost{
+			Name:                       a.host + ":" + strconv.FormatUint(uint64(port), 10),
+			Domains:                    []string{a.host},
+			Routes:                     c.httpRoutes(a.router, a.router.Spec.(*networking.VirtualService), servicePort{number: port}),
+			IncludeRequestAttemptCount: c.group.CompatIstio,
+		}
+		taken[a.host] = true
+		if len(vh.Routes) > 0 {
+			out = append(out, vh)
+		}
+	}
+	return out
+}
+
+// alias is a host that a VirtualService routes and nobody declares.
+type alias struct {
+	host   string
+	router *config.Object
+	ports  map[uint32]bool
+}
+
+// findAliases collects them; a wildcard that covers a declared host is none.
+func (c *compiler) findAliases() {
+	for _, o := range c.routerOrder {
+		vs := o.Spec.(*networking.VirtualService)
+		ports := map[uint32]bool{}
+		var undeclared []string
+		for _, h := range vs.Hosts {
+			h = resolveHost(h)
+			declared := c.declaredUnder(h)
+			for _, s := range declared {
+				for _, p := range s.ports {
+					ports[p.number] = ports[p.number] || p.protocol.http() && slices.Contains(s.routers, o)
+				}
+			}
+			if len(declared) == 0 {
+				undeclared = append(undeclared, h)
+			}
+		}
+		if !slices.Contains(slices.Collect(maps.Values(ports)), true) {
+			ports[80] = true
+		}
+		for _, h := range undeclared {
+			if h != "*" && len(vs.Http) > 0 {
+				c.aliases = append(c.aliases, alias{h, o, ports})
+			}
+		}
+	}
+}
+
+// declaredUnder gives the services whose host a VirtualService's host names or covers.
+func (c *compiler) declaredUnder(host string) []*service {
+	if s := c.byHost[host]; s != nil {
+		return []*service{s}
+	}
+	var out []*service
+	if isWildcard(host) {
+		for _, s := range c.services {
+			if hostMatches(host, s.host) {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
 }
 
 // domains gives the names by which requests name a service: the host with and without its trailing dot, and every single
@@ -214,6 +289,7 @@ func (c *compiler) findRouters() {
 		}
 	}
 	slices.SortStableFunc(found, func(a, b *config.Object) int { return cmp.Compare(rank(a), rank(b)) })
+	c.routerOrder = found
 	for _, o := range found {
 		for _, h := range o.Spec.(*networking.VirtualService).Hosts {
 			c.routers.add(h, o)

@@ -55,11 +55,14 @@ type compiler struct {
 	mesh     mesh
 	services []*service // what this group can reach, in order of age
 	byHost   map[string]*service
-	rules    hostIndex                  // DestinationRules, in order of age
-	routers  hostIndex                  // VirtualServices that apply to sidecars, in the order istiod asks them
-	filters  map[uint32]map[string]bool // HTTP filters that the routes of a port configure, by name
-	issues   []config.Issue
-	reported map[string]bool // issues already made, so that each appears once
+	rules    hostIndex // DestinationRules, in order of age
+	routers  hostIndex // VirtualServices that apply to sidecars, in the order istiod asks them
+	// routerOrder is the VirtualServices in routers, each once.
+	routerOrder []*config.Object
+	aliases     []alias
+	filters     map[uint32]map[string]bool // HTTP filters that the routes of a port configure, by name
+	issues      []config.Issue
+	reported    map[string]bool // issues already made, so that each appears once
 }
 
 // Translate compiles a configuration for one node group. The issues are what can only be seen when objects are put
@@ -98,6 +101,7 @@ func newCompiler(set *config.Set, group xds.NodeGroup) *compiler {
 	c.rules.sort()
 	c.findRouters()
 	c.findServices()
+	c.findAliases()
 	return c
 }
 

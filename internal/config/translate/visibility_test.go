@@ -183,3 +183,32 @@ func TestMerge(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// TestAliases: a host that a VirtualService routes and nobody declares is routed on the ports of the VirtualService's other
+// hosts, else on port 80; a listener must be there.
+func TestAliases(t *testing.T) {
+	vs := func(hosts string) string {
+		return "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec:\n  hosts: " + hosts + "\n  http: [{route: [{destination: {host: a.example.com}}]}]\n---\n"
+	}
+	se8080 := strings.Replace(entry, "number: 80,", "number: 8080,", 1)
+	for name, tc := range map[string]struct {
+		yaml string
+		want []string
+	}{
+		"alone, port 80":                 {entry + vs("[alias.example.org]"), []string{"80 a.example.com:80", "80 alias.example.org:80", "80 allow_any"}},
+		"alone, no listener on port 80":  {se8080 + vs("[alias.example.org]"), []string{"8080 a.example.com:8080", "8080 allow_any"}},
+		"beside a declared host":         {se8080 + vs("[alias.example.org, a.example.com]"), []string{"8080 a.example.com:8080", "8080 alias.example.org:8080", "8080 allow_any"}},
+		"a wildcard over a declared one": {entry + vs("['*.example.com']"), []string{"80 a.example.com:80", "80 allow_any"}},
+	} {
+		s, _ := compile(t, tc.yaml, inEast())
+		var got []string
+		for _, rc := range s.Routes {
+			for _, vh := range rc.VirtualHosts {
+				got = append(got, rc.Name+" "+vh.Name)
+			}
+		}
+		if d := cmp.Diff(tc.want, got); d != "" {
+			t.Errorf("%s: %s", name, d)
+		}
+	}
+}
