@@ -85,7 +85,7 @@ func (r Result) Count(s config.Severity) int {
 // Run analyses a configuration. The issues are those found while it was read and validated; those about objects that
 // have no business here are left out. The context bounds Resolve and Connect.
 func Run(ctx context.Context, set *config.Set, issues []config.Issue, opt Options) Result {
-	r := &run{opt: opt, seen: map[string]bool{}, hosts: map[string]bool{}, far: map[string]*distance{}}
+	r := &run{opt: opt, seen: map[string]bool{}, hosts: map[string]bool{}, far: map[string]*distance{}, known: map[string]bool{}, addrs: map[string]int{}}
 	mine, ignored := relevant(set, issues)
 	for _, i := range mine {
 		r.report(i)
@@ -100,14 +100,18 @@ func Run(ctx context.Context, set *config.Set, issues []config.Issue, opt Option
 			r.report(i)
 		}
 		for _, p := range translate.Plans(set, g) {
-			r.hosts[p.Host] = true
-			r.plan(p, g)
+			r.see(p, g)
 		}
 	}
-	r.reportDistances()
 	if opt.Resolve {
 		r.resolve(ctx)
 	}
+	for _, v := range r.views {
+		r.failover(v.plan, v.caller)
+		r.ejection(v.plan)
+		r.application500(v.plan)
+	}
+	r.reportDistances()
 	if opt.Connect {
 		r.connect(ctx)
 	}
@@ -122,25 +126,28 @@ type run struct {
 	seen   map[string]bool
 	hosts  map[string]bool
 	far    map[string]*distance // by host: callers to whom all of its endpoints are equally near
-	plans  []*translate.Plan    // of the first caller that sees the cluster
-	known  map[string]bool      // clusters in plans
+	plans  []*translate.Plan    // every cluster once, as the first caller sees it
+	known  map[string]bool      // the names of the clusters in plans
+	views  []view
+	addrs  map[string]int // addresses of each name that resolves; empty unless Options.Resolve
 }
 
-// plan looks at one cluster as one caller sees it.
-func (r *run) plan(p *translate.Plan, g xds.NodeGroup) {
-	if r.known == nil {
-		r.known = map[string]bool{}
-	}
+// view is one cluster as one caller sees it.
+type view struct {
+	plan   *translate.Plan
+	caller xds.NodeGroup
+}
+
+// see enters a cluster as one caller sees it. What is blocked carries no traffic, so there is nothing more to say about it.
+func (r *run) see(p *translate.Plan, g xds.NodeGroup) {
+	r.hosts[p.Host] = true
 	if !r.known[p.Cluster] {
 		r.known[p.Cluster] = true
 		r.plans = append(r.plans, p)
 	}
-	if p.Blocked != "" {
-		return
+	if p.Blocked == "" {
+		r.views = append(r.views, view{p, g})
 	}
-	r.failover(p, g)
-	r.ejection(p)
-	r.application500(p)
 }
 
 // report keeps a finding unless it is there: ports, subsets and callers often share one.

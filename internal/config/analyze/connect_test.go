@@ -248,3 +248,30 @@ func TestResolve(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// TestResolveCounts: what may be ejected is a share of the addresses that names have, not of the names.
+func TestResolveCounts(t *testing.T) {
+	network := loopback()
+	network.LookupNetIP = func(_ context.Context, _, host string) ([]netip.Addr, error) {
+		addrs := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("192.0.2.4")}
+		if host == "two.example.net" {
+			addrs = addrs[:1]
+		}
+		return addrs, nil
+	}
+	yaml := strings.Replace(entryYAML("HTTP", 80, 80), "address: one.example.net,", "address: one.example.net, locality: east,", 1)
+	yaml = strings.Replace(yaml, "address: two.example.net,", "address: two.example.net, locality: west,", 1) +
+		strings.Replace(ruleYAML("{mode: DISABLE}"), "{tls:", "{outlierDetection: {consecutive5xxErrors: 0, consecutiveGatewayErrors: 1, maxEjectionPercent: 50}, tls:", 1)
+	for resolve, want := range map[bool]string{
+		false: "", // 50 % of two names is one
+		true:  "warning DTR0102 spec.trafficPolicy.outlierDetection.maxEjectionPercent",
+	} {
+		r := analyse(t, yaml, Options{Group: caller("east"), Resolve: resolve, Network: network})
+		if got := strings.Join(found(r), "\n"); got != want {
+			t.Errorf("resolve %v: %q, want %q", resolve, got, want)
+		}
+		if resolve && !strings.Contains(r.Issues[0].Message, "write 80 or more") {
+			t.Errorf("%v", r.Issues[0])
+		}
+	}
+}

@@ -1,7 +1,6 @@
 package analyze
 
 import (
-	"slices"
 	"strconv"
 
 	"detour.dev/detour/internal/config"
@@ -15,18 +14,24 @@ const envoyMaxEjection = 10
 // the percentage, over all priorities (SEMANTICS T1, T2).
 func ejectable(percent, n int) int { return percent * n / 100 }
 
-// ejection tells whether outlierDetection can eject anything, and enough. A name counts as one endpoint; it may resolve to
-// several addresses, which are endpoints each.
+// ejection tells whether outlierDetection can eject anything, and enough. What counts is addresses: a name counts as one
+// endpoint unless it was looked up.
 func (r *run) ejection(p *translate.Plan) {
-	n := len(p.Endpoints)
-	if p.Outlier == nil || n < 2 {
+	if p.Outlier == nil || len(p.Endpoints) < 2 {
 		return
 	}
 	place := p.At("outlierDetection")
-	near := 0
+	n, near, names := 0, 0, ""
 	for _, e := range p.Endpoints {
+		size := 1
+		if k := r.addrs[e.Address]; e.IsName && k > 0 {
+			size, names = k, " (addresses that their names have now)"
+		} else if e.IsName && names == "" {
+			names = " (each name counted once)"
+		}
+		n += size
 		if e.Priority == 0 {
-			near++
+			near += size
 		}
 	}
 	several := near < n
@@ -34,10 +39,6 @@ func (r *run) ejection(p *translate.Plan) {
 		near = 1 // one endpoint at least must be able to go
 	}
 	enough := (100*near + n - 1) / n
-	names := ""
-	if slices.ContainsFunc(p.Endpoints, func(e translate.PlannedEndpoint) bool { return e.IsName }) {
-		names = " (each name counted once)"
-	}
 	percent := int(p.Outlier.MaxEjectionPercent)
 	if percent == 0 {
 		r.unsetPercent(p, place, n, near, enough, names)

@@ -69,6 +69,7 @@ func (r *run) resolve(ctx context.Context) {
 	type question struct {
 		name   string
 		places []translate.PlannedEndpoint
+		addrs  int
 		err    error
 	}
 	byName := map[string]*question{}
@@ -93,10 +94,11 @@ func (r *run) resolve(ctx context.Context) {
 		if err == nil && len(addrs) == 0 {
 			err = &net.DNSError{Err: "no address", Name: q.name, IsNotFound: true}
 		}
-		q.err = err
+		q.addrs, q.err = len(addrs), err
 	})
 	for _, q := range all {
 		if q.err == nil {
+			r.addrs[q.name] = q.addrs
 			continue
 		}
 		for _, e := range q.places {

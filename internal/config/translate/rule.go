@@ -91,7 +91,7 @@ func (r *rule) add(o *config.Object, dr *networking.DestinationRule) {
 	}
 	for i, sub := range dr.Subsets {
 		known := slices.ContainsFunc(r.subsets, func(s subset) bool { return s.Name == sub.Name })
-		if sub != nil && !known {
+		if !known {
 			r.subsets = append(r.subsets, subset{sub, o, i})
 		}
 	}
