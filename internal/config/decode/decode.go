@@ -255,8 +255,8 @@ func split(data []byte) []chunk {
 		case isMarker(l, "---"):
 			if content {
 				out = append(out, chunk{data[start:pos], startLine})
-				start, startLine = pos, line
 			}
+			start, startLine = pos, line // an empty document before this one is nobody's
 			content = len(bytes.TrimSpace(stripComment(l[3:]))) > 0
 		case isMarker(l, "..."):
 			if content {

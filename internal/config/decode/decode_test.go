@@ -286,3 +286,17 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func TestEmptyDocumentsHideNothing(t *testing.T) {
+	const object = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a}\nspec: {host: a.test}\n"
+	for _, before := range []string{"", "---\n", "---\n---\n", "---\n# nothing\n\n---\n", "%YAML 1.2\n---\n", "---\n...\n---\n"} {
+		objects, issues := File("f.yaml", []byte(before+object))
+		if len(objects) != 1 || len(issues) != 0 {
+			t.Errorf("%q before an object: %d objects, issues %v", before, len(objects), issues)
+			continue
+		}
+		if want := strings.Count(before, "\n") + 1; objects[0].At("kind").Line < want-1 {
+			t.Errorf("%q before an object: its kind stands on line %d, want about %d", before, objects[0].At("kind").Line, want+1)
+		}
+	}
+}
