@@ -22,6 +22,7 @@ type launcher struct {
 
 // asUser and asRoot make a command line run as somebody, with a resolv.conf that names the world's DNS server.
 func (w *world) asUser(cmd *exec.Cmd) *exec.Cmd { return w.launched(cmd, true) }
+
 func (w *world) asRoot(cmd *exec.Cmd) *exec.Cmd { return w.launched(cmd, false) }
 
 func (w *world) launched(cmd *exec.Cmd, user bool) *exec.Cmd {
@@ -31,7 +32,7 @@ func (w *world) launched(cmd *exec.Cmd, user bool) *exec.Cmd {
 		w.t.Fatal(err)
 	}
 	out := exec.Command("/proc/self/exe", cmd.Args...)
-	out.Env = w.environment(launchVariable + "=" + string(how))
+	out.Env = w.environment(append(cmd.Env, launchVariable+"="+string(how), toolVariable+"=1")...)
 	out.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
 	return out
 }

@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 	if how := os.Getenv(launchVariable); how != "" {
 		launch(how)
 	}
+	if os.Getenv(toolVariable) != "" {
+		os.Exit(runTool(os.Args[1:]))
+	}
 	if os.Getenv(binaryVariable) == "" {
 		os.Exit(outside())
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/google/nftables"
@@ -92,26 +93,53 @@ func link(t testing.TB, a, b *namespace, name string, aAddrs, bAddrs []netip.Pre
 		attrs.Name = name
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: name, PeerNamespace: netlink.NsFd(int(b.f.Fd()))})
 	})
-	for _, end := range []struct {
-		n     *namespace
-		addrs []netip.Prefix
-	}{{a, aAddrs}, {b, bAddrs}} {
-		end.n.must(t, func() error { return addressLink(name, end.addrs) })
+	macs := map[*namespace]net.HardwareAddr{}
+	for n, addrs := range map[*namespace][]netip.Prefix{a: aAddrs, b: bAddrs} {
+		n.must(t, func() (err error) {
+			macs[n], err = addressLink(name, addrs)
+			return err
+		})
 	}
+	a.must(t, func() error { return neighbours(name, macs[b], bAddrs) })
+	b.must(t, func() error { return neighbours(name, macs[a], aAddrs) })
 }
 
-func addressLink(name string, addrs []netip.Prefix) error {
+// neighbours makes the peers known, so that no first packet waits for the discovery of neighbours to begin, which takes a
+// second on a new interface.
+func neighbours(name string, mac net.HardwareAddr, addrs []netip.Prefix) error {
 	l, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
 	}
 	for _, a := range addrs {
-		n := &net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), a.Addr().BitLen())}
-		if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: n, Flags: unix.IFA_F_NODAD}); err != nil {
-			return fmt.Errorf("address %s: %w", a, err)
+		if err := netlink.NeighSet(&netlink.Neigh{LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, IP: a.Addr().AsSlice(), HardwareAddr: mac}); err != nil {
+			return fmt.Errorf("neighbour %s: %w", a, err)
 		}
 	}
-	return netlink.LinkSetUp(l)
+	return nil
+}
+
+func addressLink(name string, addrs []netip.Prefix) (net.HardwareAddr, error) {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range addrs {
+		n := &net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), a.Addr().BitLen())}
+		if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: n, Flags: unix.IFA_F_NODAD}); err != nil {
+			return nil, fmt.Errorf("address %s: %w", a, err)
+		}
+	}
+	return l.Attrs().HardwareAddr, netlink.LinkSetUp(l)
+}
+
+func defaultRoutes(gateways ...netip.Addr) error {
+	for _, gw := range gateways {
+		if err := netlink.RouteAdd(&netlink.Route{Gw: gw.AsSlice()}); err != nil {
+			return fmt.Errorf("default route by %s: %w", gw, err)
+		}
+	}
+	return nil
 }
 
 // filter is a chain in a namespace that packets can be dropped in.
@@ -208,4 +236,50 @@ func (n *namespace) captureTo(t testing.TB, port uint16) {
 	if err != nil {
 		t.Fatalf("redirecting: %v", err)
 	}
+}
+
+// listening is a plain TCP server.
+type listening struct {
+	l  net.Listener
+	wg sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[net.Conn]bool
+}
+
+// listen serves connections to an address in the namespace, until the test's end.
+func (n *namespace) listen(t testing.TB, addr string, serve func(net.Conn)) *listening {
+	t.Helper()
+	s := &listening{conns: map[net.Conn]bool{}}
+	n.must(t, func() (err error) {
+		s.l, err = net.Listen("tcp", addr)
+		return err
+	})
+	s.wg.Go(func() {
+		for {
+			c, err := s.l.Accept()
+			if err != nil {
+				return
+			}
+			s.mu.Lock()
+			s.conns[c] = true
+			s.mu.Unlock()
+			s.wg.Go(func() {
+				serve(c)
+				c.Close()
+			})
+		}
+	})
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *listening) stop() {
+	s.l.Close()
+	s.mu.Lock()
+	for c := range s.conns {
+		c.Close()
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
 }

@@ -90,7 +90,8 @@ func tail(s string) string {
 // environment is what commands get: nothing of the caller's own.
 func (w *world) environment(more ...string) []string {
 	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.scratch, "XDG_RUNTIME_DIR=" + w.scratch, "XDG_STATE_HOME=" + w.scratch,
-		"TMPDIR=" + w.scratch}, more...)
+		"TMPDIR=" + w.scratch,
+		"GORACE=atexit_sleep_ms=0"}, more...)
 }
 
 func (p *process) out() string {

@@ -63,6 +63,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.east = w.newSite(1, eastName)
 	w.west = w.newSite(2, westName)
+	w.app.must(t, func() error { return defaultRoutes(w.east.ip, w.east.ip6) }) // a host reaches a family's network, or has none
 	var err error
 	if w.ca, err = testcert.NewCA("feature tests"); err != nil {
 		t.Fatal(err)
