@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -159,13 +160,8 @@ func keepExamples(dir string) error {
 
 // next says where to go from here.
 func (f *demoFlags) next() {
-	if f.keep == "" {
-		fmt.Println(`
-Watch it come back by itself (80 s):    detour demo --step 3c
-Keep the configuration to play with:    detour demo --keep DIR`)
-		return
-	}
-	fmt.Printf(`
+	if f.keep != "" {
+		fmt.Printf(`
 The configuration is in %[1]s. Where there is a network, the real endpoints answer:
   detour run -f %[1]s/dynamodb --locality us-east1 -- curl -sS http://mydb.com
   detour run -f %[1]s/dynamodb-us-east-down --locality us-east1 -v -- curl -sS http://mydb.com
@@ -173,4 +169,11 @@ Without one:
   detour analyze -f %[1]s/dynamodb --locality us-east1
   detour translate -f %[1]s/dynamodb --locality us-east1
 `, f.keep)
+		return
+	}
+	fmt.Println()
+	if !slices.Contains(f.steps, "3c") {
+		fmt.Println("Watch it come back by itself (80 s):    detour demo --step 3c")
+	}
+	fmt.Println("Keep the configuration to play with:    detour demo --keep DIR")
 }

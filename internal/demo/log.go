@@ -56,7 +56,7 @@ func abridge(l string, known bool) string {
 		case a.key == "time":
 		case !known || a.key == "level" || a.key == "msg" || a.key == "reason":
 			out = append(out, a.text)
-		case out[len(out)-1] != "…":
+		case len(out) == 0 || out[len(out)-1] != "…":
 			out = append(out, "…")
 		}
 	}

@@ -83,7 +83,7 @@ func stepComesBack(st *stage) {
 	st.endpoints(east(80, "OK"), west(80, "OK"))
 	st.expect(len(wrong) == 0, fmt.Sprintf("meanwhile all %d answers are from us-west-1", away), strings.Join(wrong, ", "))
 	st.expect(back >= baseEjection-time.Second && back <= baseEjection+sweep+tolerance,
-		"traffic returns after 60 s, at the next sweep", fmt.Sprintf("%.0f s", back.Seconds()))
+		"traffic returns at the first sweep after 60 s"+fmt.Sprintf(": it took %.0f s", back.Seconds()), "another time")
 }
 
 // waitForReturn asks every two seconds until us-east-1 answers, which starts again after a while. It gives when that was,
@@ -110,7 +110,6 @@ func (st *stage) waitForReturn(ejected time.Time) (back time.Duration, away int,
 			case a.body == from(eastName) || since > baseEjection+sweep+2*tolerance:
 				st.wipe()
 				st.answer(a)
-				st.line("")
 				st.logs()
 				back = since
 				return nil

@@ -144,7 +144,7 @@ func wrap(s string, n int) []string {
 	var out []string
 	for l := range strings.SplitSeq(s, "\n") {
 		for utf8.RuneCountInString(l) > n {
-			at := strings.LastIndexByte(l[:n+1], ' ')
+			at := strings.LastIndexByte(string([]rune(l)[:n+1]), ' ')
 			if at <= 0 {
 				if at = strings.IndexByte(l, ' '); at <= 0 {
 					break
