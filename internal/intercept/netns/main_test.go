@@ -166,7 +166,7 @@ func (c driverConfig) command(t *testing.T, command ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, self, command...)
-	cmd.Env = []string{"PATH=" + testPath, "LANG=C", driverVariable + "=" + string(config)}
+	cmd.Env = []string{"PATH=" + testPath, "LANG=C", "GORACE=atexit_sleep_ms=0", driverVariable + "=" + string(config)}
 	return cmd
 }
 
