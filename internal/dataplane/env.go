@@ -90,8 +90,10 @@ func noRoute() hcm.Decision {
 	return hcm.Decision{Err: &proxyerr.Error{Flags: streaminfo.NoRouteFound, Source: proxyerr.Config}}
 }
 
-// passthroughRoute serves undeclared hosts: as they are, without a policy of anybody's.
-var passthroughRoute = &route.Route{Name: "passthrough", Cluster: passthroughCluster, CatchAll: true}
+// passthroughRoute serves undeclared hosts: as they are, without a policy of anybody's. A pooled connection that was closed
+// meanwhile must not show to an application that knows of none.
+var passthroughRoute = &route.Route{Name: "allow_any", Cluster: passthroughCluster, CatchAll: true,
+	Retry: route.Retry{Mode: route.RetryDefault}}
 
 // undeclared decides about a Host that nothing declares.
 func (e *httpEnv) undeclared(rt *route.Route, authority []byte, port uint16) hcm.Decision {
@@ -106,7 +108,7 @@ func (e *httpEnv) undeclared(rt *route.Route, authority []byte, port uint16) hcm
 		if isAllocated(e.in.dst.Addr()) || !e.in.dst.Addr().IsValid() {
 			return noRoute()
 		}
-		if rt == nil {
+		if rt == nil || rt.Cluster == passthroughCluster {
 			rt = passthroughRoute
 		}
 		return e.toCluster(rt, authority)
@@ -132,6 +134,10 @@ func (e *httpEnv) Lookup(name string, port uint16, fn func([]netip.AddrPort)) {
 func (w *worker) lookup(name string, port uint16, fn func([]netip.AddrPort)) {
 	if a, err := netip.ParseAddr(name); err == nil {
 		fn([]netip.AddrPort{netip.AddrPortFrom(a.Unmap(), port)})
+		return
+	}
+	if w.p.Resolve == nil {
+		fn(nil)
 		return
 	}
 	go func() {

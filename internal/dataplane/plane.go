@@ -79,12 +79,10 @@ func New(o Options) (*Plane, error) {
 			return nil, err
 		}
 		p.workers = append(p.workers, w)
+		go w.d.Run()
 	}
 	o.Clusters.OnEject(p.closeIdle)
 	o.Clusters.OnRemove(p.closeIdle)
-	for _, w := range p.workers {
-		go w.d.Run()
-	}
 	return p, nil
 }
 

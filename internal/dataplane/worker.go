@@ -12,6 +12,7 @@ import (
 
 	"detour.dev/detour/internal/dataplane/buffer"
 	"detour.dev/detour/internal/dataplane/event"
+	"detour.dev/detour/internal/dataplane/listener"
 	"detour.dev/detour/internal/dataplane/networkfilter/hcm"
 	"detour.dev/detour/internal/dataplane/networkfilter/tcpproxy"
 	"detour.dev/detour/internal/dataplane/streaminfo"
@@ -159,7 +160,7 @@ func (w *worker) accept(fd int, peer netip.AddrPort, kind Kind, local netip.Addr
 	}
 	in := &inbound{s: s, remote: peer, local: local, dst: dst}
 	if kind == ForwardProxy {
-		w.serveHTTP(in, httpEntry{stat: "http_proxy", proxy: true, port: 80})
+		w.serveHTTP(in, httpEntry{stat: "http_proxy", proxy: true, port: 80, idle: listener.StreamIdle})
 		return
 	}
 	w.dispatch(in)

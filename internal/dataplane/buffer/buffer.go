@@ -45,7 +45,7 @@ type Window struct {
 	Sent  int
 	Valid int
 	Fill  int
-	// Keep holds what was sent, so that it can be sent again. It falls to false when room is needed.
+	// Keep holds what was sent, so that it can be sent again. It falls to false when what was sent has to make room.
 	Keep bool
 }
 
@@ -93,11 +93,10 @@ func (w *Window) roomForBody() {
 	if w.Fill < len(w.B) {
 		return
 	}
-	w.Keep = false
 	switch {
 	case w.Sent > w.Head:
+		w.Keep = false
 		w.shift(w.Head, w.Sent)
-		w.Sent = w.Head
 	case len(w.B)-w.Head < minBody:
 		w.grow(w.Head + Size)
 	}
@@ -121,6 +120,9 @@ func (w *Window) grow(size int) {
 
 // Replayable says whether everything from the head on is still here.
 func (w *Window) Replayable() bool { return w.Keep }
+
+// Rewind takes everything back that was sent, so that it stays until it is sent again. Only while Replayable.
+func (w *Window) Rewind() { w.Sent = w.Base }
 
 // Next ends the message at B[Valid] and makes what follows the beginning of the next. Memory is given back when nothing
 // follows.

@@ -18,6 +18,9 @@ import (
 	"detour.dev/detour/internal/xds"
 )
 
+// StreamIdle is Envoy's default stream_idle_timeout.
+const StreamIdle = 5 * time.Minute
+
 // Config is one compiled Listener.
 type Config struct {
 	Name  string
@@ -130,7 +133,7 @@ func (c *chain) compileFilters(filters []*listenerv3.Filter) error {
 			if c.Routes == "" {
 				c.Routes = t.GetRouteConfig().GetName()
 			}
-			c.StreamIdle = 5 * time.Minute // Envoy's default
+			c.StreamIdle = StreamIdle
 			if d := t.GetStreamIdleTimeout(); d != nil {
 				c.StreamIdle = d.AsDuration()
 			}

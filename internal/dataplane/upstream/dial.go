@@ -22,6 +22,8 @@ const (
 	synVerdict = 1200 * time.Millisecond
 	// probeEvery is the least time between two connections made only to see whether an endpoint answers.
 	probeEvery = 5 * time.Second
+	// LastMove is when an unsent request stops waiting for a connection although no hedge was in the budget.
+	LastMove = 450 * time.Millisecond
 	// askAgain is the pause before a silent endpoint without outlier detection is asked again.
 	askAgain = 2 * time.Second
 )
@@ -336,19 +338,28 @@ func (p *Pools) judged(c *cluster.Cluster, ep *lb.Endpoint, kind lb.OutcomeKind)
 	}
 	hp := p.host(ep.Host)
 	hp.deadAt = p.D.Now()
-	if ep.Ejected() {
+	// At an original destination there is nobody else to ask, and nobody to ask for.
+	if ep.Ejected() || c.Config().Type == cluster.OriginalDst {
 		ep.SetSuspect(false)
-		return
 	}
 	if hp.again == nil {
 		hp.again = new(event.Timer)
-		hp.again.Init(p.D, func() {
-			if ep.Suspect() && !ep.Removed() {
-				p.Probe(c, ep)
-			}
-		})
 	}
+	hp.again.Init(p.D, func() { p.askAgain(c, ep, hp) })
 	hp.again.Schedule(askAgain)
+}
+
+// askAgain connects to an endpoint that was silent. Of one that needs no asking only its silence is remembered, for a while.
+func (p *Pools) askAgain(c *cluster.Cluster, ep *lb.Endpoint, hp *hostPool) {
+	if ep.Suspect() && !ep.Removed() {
+		p.Probe(c, ep)
+		return
+	}
+	if p.hosts[ep.Host] == hp {
+		if p.forget(ep.Host, hp); p.hosts[ep.Host] == hp && p.D.Now().Sub(hp.deadAt) <= forgetDead {
+			hp.again.Schedule(forgetDead)
+		}
+	}
 }
 
 // DeadSince says whether a connection attempt to the host that ended after t found it silent.

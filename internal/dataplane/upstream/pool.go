@@ -30,6 +30,7 @@ type Pools struct {
 	Via *ForwardProxy
 
 	hosts map[*lb.Host]*hostPool
+	peek  [1]byte
 }
 
 type hostPool struct {
@@ -89,6 +90,11 @@ func (p *Pools) Put(c *Conn) {
 	hp := p.hosts[c.Host]
 	cfg := c.Cluster.Config()
 	if c.closed || hp == nil || c.Host.Removed() || c.Host.Ejected() || c.Sock.PeerClosed() || p.worn(c, cfg) || len(hp.idle) >= maxIdlePerHost {
+		c.Close()
+		return
+	}
+	// Bytes behind the answer, of which there will be no further event, would be taken for the next one.
+	if _, err := c.Stream.Read(p.peek[:]); err != event.ErrAgain {
 		c.Close()
 		return
 	}

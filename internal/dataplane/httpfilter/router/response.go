@@ -44,6 +44,7 @@ const maxInterims = 100
 var (
 	errInterims     = errors.New("too many 1xx responses")
 	errTrailersLong = errors.New("trailer section too long")
+	errEarlySwitch  = errors.New("101 before the end of the request")
 )
 
 // interim passes a 1xx head on. HTTP/1.0 has none (RFC 9110 §15.2).
@@ -99,6 +100,10 @@ func (r *Router) startResponse() {
 	r.dechunk = r.resp.Framing == http1.Chunked && framing != http1.Chunked
 	r.respBody.Start(r.resp.Framing, r.resp.Length)
 	if r.resp.Tunnel {
+		if !r.s.Complete() || r.unsent() {
+			r.protocolError(errEarlySwitch)
+			return
+		}
 		r.tunnel()
 		return
 	}
@@ -217,7 +222,13 @@ func (r *Router) flush() bool {
 
 // OnWritable says that the client takes bytes again.
 func (r *Router) OnWritable() {
-	if r.phase != responding || r.conn == nil {
+	if r.conn == nil {
+		return
+	}
+	if r.phase != responding {
+		if r.outSent < len(r.out) { // the rest of a 1xx head
+			r.flush()
+		}
 		return
 	}
 	c := r.conn
@@ -245,7 +256,9 @@ func (r *Router) maybeFinish() {
 	clean := sent && r.resp.KeepAlive && r.resp.Framing != http1.UntilClose && c.In.Fill == c.In.Valid
 	rw := r.responseRewrite()
 	_, mustClose := rw.Downstream(&r.resp)
-	r.retry.succeeded(r)
+	if r.resends > 0 && r.resp.Status < 500 {
+		r.cluster.Stats().UpstreamRqRetrySuccess.Inc()
+	}
 	r.cluster.Stats().UpstreamRqTime.Record(r.now().Sub(r.begun))
 	r.end(lb.Outcome{Now: r.now(), Kind: lb.Response, Status: r.resp.Status}, !clean)
 	r.s.Finish(sent && !mustClose)
@@ -274,9 +287,9 @@ func (r *Router) upstreamEnded(err error) {
 		// An idle connection that the peer closed just then says nothing about the endpoint: it gets the request on a
 		// new one.
 		e.Kind = lb.Cancelled
-		r.fresh = true
 		r.pick.Tried = r.pick.Tried[:len(r.pick.Tried)-1]
 	}
+	r.fresh = c.Reused() // where one idle connection was dead, the others may be too
 	r.failed(e)
 }
 

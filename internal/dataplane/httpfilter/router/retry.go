@@ -19,69 +19,109 @@ const maxResends = 2
 type decision uint8
 
 const (
-	giveUp    decision = iota
-	elsewhere          // nothing of it was sent: another endpoint at once, against no limit
-	again              // it was sent: once more, counted
+	giveUp       decision = iota
+	limitReached          // as giveUp; the route's policy would have gone on
+	elsewhere             // nothing of it was sent: another endpoint at once, against no limit
+	again                 // once more, against the budget or the route's own limit
 )
 
-// retryState is what one request has used of its chances.
-type retryState struct {
-	policy  route.Retry
-	resends int
+// situation is all that a decision depends on.
+type situation struct {
+	policy     *route.Retry
+	compat     bool // as an Envoy would
+	responded  bool // the final head has gone to the client
+	replayable bool // the request is still here, as far as it had come
+	idempotent bool
+	resends    int
+	exhausted  bool // every endpoint has been tried
+	err        *proxyerr.Error
 }
 
-// decide says what guarantee E2 allows after an attempt that ended before a response. It changes nothing but the count.
-func (s *retryState) decide(r *Router, err *proxyerr.Error) decision {
-	if s.policy.Mode == route.RetryNone || !r.s.Body().Replayable() {
+// decide says what guarantee E2 allows after an attempt that ended before a response.
+func decide(s situation) decision {
+	p := s.policy
+	switch {
+	case p.Mode == route.RetryNone || s.responded || !s.replayable:
 		return giveUp
-	}
-	if r.p.Compat {
-		return s.explicit(r, s.policy.Wants(reason(err)))
-	}
-	if err.Unsent {
+	case s.err.Unsent && !s.exhausted && !s.compat:
 		return elsewhere
+	case p.Mode == route.RetryExplicit || s.compat:
+		return explicit(p, p.Wants(reason(s.err)), s.resends)
+	case s.idempotent && s.err.Kind == lb.Reset && s.resends < maxResends:
+		return again
 	}
-	if s.policy.Mode == route.RetryExplicit {
-		return s.explicit(r, s.policy.Wants(reason(err)))
-	}
-	if !r.s.Request().Idempotent() || err.Kind != lb.Reset || s.resends >= maxResends {
-		return giveUp
-	}
-	return s.budgeted(r)
-}
-
-// budgeted counts a resend against the cluster's budget.
-func (s *retryState) budgeted(r *Router) decision {
-	if !r.cluster.Retry().TryAcquire(r.now()) {
-		r.cluster.Stats().Detour.RetryBudget.Inc()
-		return giveUp
-	}
-	r.budget = true
-	s.resends++
-	r.cluster.Stats().Detour.RetrySent.Inc()
-	return again
+	return giveUp
 }
 
 // explicit applies a route's own retry policy, as Envoy does.
-func (s *retryState) explicit(r *Router, wanted bool) decision {
-	if !wanted {
+func explicit(p *route.Retry, wanted bool, resends int) decision {
+	switch {
+	case !wanted:
 		return giveUp
+	case resends >= p.NumRetries:
+		return limitReached
 	}
-	st := r.cluster.Stats()
-	if s.resends >= s.policy.NumRetries {
-		st.UpstreamRqRetryLimitExceeded.Inc()
-		r.s.Info().Flags |= sf.UpstreamRetryLimitExceeded
-		return giveUp
-	}
-	s.resends++
-	st.UpstreamRqRetry.Inc()
 	return again
 }
 
-func (s *retryState) succeeded(r *Router) {
-	if s.resends > 0 && r.resp.Status < 500 {
-		r.cluster.Stats().UpstreamRqRetrySuccess.Inc()
+// answer is what a decision about a response with an unwelcome status depends on, beside the situation.
+type answer struct {
+	status     int
+	complete   bool // the whole request has arrived
+	safe       bool // GET, HEAD, OPTIONS
+	outlier    bool // the cluster has outlier detection
+	retryAfter bool // the endpoint says itself when to come back
+}
+
+// decideAnswer says whether the request goes to another endpoint instead of the answer to the client.
+func decideAnswer(s situation, a answer) decision {
+	p := s.policy
+	switch {
+	case p.Mode == route.RetryNone || !s.replayable || !a.complete:
+		return giveUp
+	case p.Mode == route.RetryExplicit || s.compat:
+		return explicit(p, p.WantsStatus(a.status), s.resends)
+	case !a.outlier || !a.safe || a.retryAfter || s.resends >= maxResends:
+		return giveUp
+	case a.status == 502 || a.status == 503 || a.status == 504:
+		return again
 	}
+	return giveUp
+}
+
+func (r *Router) situation(err *proxyerr.Error) situation {
+	return situation{policy: &r.route.Retry, compat: r.p.Compat, responded: r.phase == responding,
+		replayable: r.s.Body().Replayable(), idempotent: r.s.Request().Idempotent(), resends: r.resends, err: err}
+}
+
+// decide asks what may be done about a failure and takes from the budget what that needs.
+func (r *Router) decide(err *proxyerr.Error, exhausted bool) decision {
+	s := r.situation(err)
+	s.exhausted = exhausted
+	return r.spend(decide(s))
+}
+
+// spend counts a second attempt, and turns it down where the budget is used up.
+func (r *Router) spend(d decision) decision {
+	st := r.cluster.Stats()
+	switch {
+	case d == limitReached:
+		st.UpstreamRqRetryLimitExceeded.Inc()
+		r.s.Info().Flags |= sf.UpstreamRetryLimitExceeded
+		return giveUp
+	case d != again:
+		return d
+	case r.route.Retry.Mode == route.RetryExplicit || r.p.Compat:
+		st.UpstreamRqRetry.Inc()
+	case !r.cluster.Retry().TryAcquire(r.now()):
+		st.Detour.RetryBudget.Inc()
+		return giveUp
+	default:
+		r.budget = true
+		st.Detour.RetrySent.Inc()
+	}
+	r.resends++
+	return again
 }
 
 // reason names a failure in the words of retry_on (Envoy's router filter, x-envoy-retry-on).
@@ -101,17 +141,19 @@ func reason(err *proxyerr.Error) route.RetryOn {
 func (r *Router) failed(err *proxyerr.Error) {
 	r.timer.Stop()
 	r.release(lb.Outcome{Now: r.now(), Kind: err.Kind, Err: err.Cause}, true)
-	r.after(r.retry.decide(r, err), err)
+	r.after(r.decide(err, false), err)
 }
 
 func (r *Router) after(d decision, err *proxyerr.Error) {
 	switch d {
 	case elsewhere:
+		r.s.Body().Rewind()
 		r.cluster.Stats().Detour.RetryUnsent.Inc()
 		r.next(err)
 	case again:
+		r.s.Body().Rewind()
 		r.resending = true
-		if r.retry.policy.Mode == route.RetryExplicit {
+		if r.route.Retry.Mode == route.RetryExplicit {
 			r.backOff(err)
 			return
 		}
@@ -123,8 +165,8 @@ func (r *Router) after(d decision, err *proxyerr.Error) {
 
 // backOff waits as Envoy does: a random time below base × (2^n − 1), at most the maximum interval.
 func (r *Router) backOff(err *proxyerr.Error) {
-	base, limit := r.retry.policy.BaseInterval, r.retry.policy.MaxInterval
-	ceiling := min(base<<min(r.retry.resends, 16)-base, limit)
+	base, limit := r.route.Retry.BaseInterval, r.route.Retry.MaxInterval
+	ceiling := min(base<<min(r.resends, 16)-base, limit)
 	r.phase = backingOff
 	r.retryAfter = err
 	r.cluster.Stats().UpstreamRqRetryBackoffExp.Inc()
@@ -134,65 +176,51 @@ func (r *Router) backOff(err *proxyerr.Error) {
 // retryStatus sends the request elsewhere when its policy does not want the answer that just came. The next endpoint is
 // found first: where there is none, the client gets the answer.
 func (r *Router) retryStatus() bool {
-	if !r.wantsOther() {
-		return false
+	d := decideAnswer(r.situation(nil), r.answer())
+	if d != again {
+		return r.spend(d) == again
 	}
-	r.pick.Now = r.now()
-	res, err := r.cluster.Pick(&r.pick)
+	own := r.route.Retry.Mode == route.RetryExplicit
+	r.resending = own // its own policy may want the same endpoint once more
+	res, err := r.choose()
 	if err != nil {
 		return false
 	}
-	if res.LastResort || !r.mayResend() {
+	held := r.budget // the place of the attempt that ends here
+	r.budget = false
+	if !own && res.LastResort || r.spend(d) != again {
+		r.budget = held
 		res.Done(lb.Outcome{Now: r.pick.Now, Kind: lb.Cancelled})
 		return false
 	}
-	held := r.budget // the place just taken belongs to the coming attempt
-	r.budget = false
 	r.timer.Stop()
-	r.drain()
+	taken := r.budget
 	r.budget = held
-	if r.retry.policy.Mode == route.RetryExplicit {
+	r.drain()
+	r.budget = taken
+	r.s.Body().Rewind()
+	if own {
 		res.Done(lb.Outcome{Now: r.pick.Now, Kind: lb.Cancelled})
+		r.resending = true
 		r.backOff(statusError(r.resp.Status))
 		return true
 	}
 	if err := r.use(res); err != nil {
-		r.after(r.retry.decide(r, err), err)
+		r.after(r.decide(err, false), err)
 	}
 	return true
 }
 
-// wantsOther says whether the answer's status is one that the policy would rather not pass on.
-func (r *Router) wantsOther() bool {
-	if !r.s.Body().Replayable() || !r.s.Complete() {
-		return false
-	}
-	switch r.retry.policy.Mode {
-	case route.RetryExplicit:
-		return r.retry.policy.WantsStatus(r.resp.Status)
-	case route.RetryDefault:
-		if r.p.Compat {
-			return r.retry.policy.WantsStatus(r.resp.Status)
-		}
-	default:
-		return false
-	}
-	if !r.cluster.Config().HasOutlierDetection || r.retry.resends >= maxResends {
-		return false
-	}
+func (r *Router) answer() answer {
+	a := answer{status: r.resp.Status, complete: r.s.Complete(), outlier: r.cluster.Config().HasOutlierDetection}
 	switch r.s.Request().MethodID {
 	case http1.GET, http1.HEAD, http1.OPTIONS:
-	default:
-		return false
+		a.safe = true
 	}
-	return r.resp.Status == 502 || r.resp.Status == 503 || r.resp.Status == 504
-}
-
-func (r *Router) mayResend() bool {
-	if r.retry.policy.Mode == route.RetryExplicit || r.p.Compat {
-		return r.retry.explicit(r, true) == again
+	for i := range r.resp.Fields {
+		a.retryAfter = a.retryAfter || r.resp.Fields[i].ID == http1.FieldRetryAfter
 	}
-	return r.retry.budgeted(r) == again
+	return a
 }
 
 // drain ends an attempt whose answer nobody wants. The connection stays where the whole answer is here already.

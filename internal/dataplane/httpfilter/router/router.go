@@ -56,7 +56,7 @@ type Router struct {
 	p       *upstream.Pools
 	route   *route.Route
 	cluster *cluster.Cluster
-	retry   retryState
+	resends int // attempts after the request had been sent
 	pick    lb.PickInfo
 	tried   [8]*lb.Host
 
@@ -76,6 +76,7 @@ type Router struct {
 	fresh     bool // the next attempt takes a new connection
 	resending bool // the next attempt may go to an endpoint that had the request before
 
+	writeErr error  // the endpoint takes no more of the request; what it sent before may still be read
 	head     []byte // request head of our making, nil where it goes as it came
 	headSent int
 	out      []byte // response bytes of our making: a head, trailers, dechunked payload
@@ -111,8 +112,9 @@ func (r *Router) Start(s Stream, p *upstream.Pools, rt *route.Route, c *cluster.
 	}
 	r.s, r.p, r.route, r.cluster, r.pick = s, p, rt, c, info
 	r.pick.Tried = r.tried[:0]
-	r.retry = retryState{policy: rt.Retry}
+	r.resends = 0
 	r.begun = p.D.Now()
+	r.out, r.outSent = r.out[:0], 0
 	r.sni, r.fresh, r.resending = "", false, false
 	if c.Config().HTTP.AutoSNI {
 		r.sni = hostOnly(s.Request().Authority)
@@ -129,18 +131,23 @@ func (r *Router) Start(s Stream, p *upstream.Pools, rt *route.Route, c *cluster.
 func (r *Router) next(last *proxyerr.Error) {
 	for {
 		res, err := r.choose()
-		if err != nil {
-			if last == nil {
-				last = pickError(err)
-			}
+		switch {
+		case err == nil:
+		case last == nil:
+			r.fail(pickError(err))
+			return
+		case last.Unsent && errors.Is(err, lb.ErrAllTried):
+			r.after(r.decide(last, true), last)
+			return
+		default:
 			r.fail(last)
 			return
 		}
 		if last = r.use(res); last == nil {
 			return
 		}
-		if r.retry.decide(r, last) == giveUp {
-			r.fail(last)
+		if d := r.decide(last, false); d != elsewhere {
+			r.after(d, last)
 			return
 		}
 		r.cluster.Stats().Detour.RetryUnsent.Inc()
@@ -193,7 +200,7 @@ func (r *Router) attach(c *upstream.Conn, res lb.Result) {
 	c.Begin()
 	c.In.Keep = false
 	r.resp.Reset()
-	r.respDone, r.outSent, r.out, r.interims = false, 0, r.out[:0], 0
+	r.respDone, r.interims, r.writeErr = false, 0, nil
 	win, req := r.s.Body(), r.s.Request()
 	rw, rewritten := r.rewrite()
 	if req.Clean && !rewritten {
@@ -236,6 +243,8 @@ func (r *Router) Connected(d *upstream.Dial, c *upstream.Conn, res lb.Result) {
 	}
 	r.abandon()
 	r.timer.Stop()
+	info := r.s.Info()
+	info.UpstreamHost, info.UpstreamHostname, info.Priority = c.Host.Address, c.Host.Hostname, res.Endpoint.Priority
 	r.attach(c, res)
 }
 
@@ -290,6 +299,9 @@ func (r *Router) unsent() bool {
 
 // pump writes what there is of the request.
 func (r *Router) pump() {
+	if r.writeErr != nil {
+		return
+	}
 	win := r.s.Body()
 	for r.unsent() {
 		head := r.head[r.headSent:]
@@ -298,7 +310,9 @@ func (r *Router) pump() {
 			return
 		}
 		if err != nil {
-			r.upstreamEnded(err)
+			// It may have answered before it stopped reading (RFC 9112 §9.5).
+			r.writeErr = err
+			r.read()
 			return
 		}
 		h := min(n, len(head))
@@ -318,12 +332,19 @@ func (r *Router) pump() {
 	r.s.ReadMore()
 }
 
+// turnBytes bounds what is read of one response before others get their turn.
+const turnBytes = 1 << 20
+
 // read takes what the endpoint sent.
 func (r *Router) read() {
 	c := r.conn
-	for r.conn == c {
+	for got := 0; r.conn == c; {
 		if r.phase == responding && (r.respDone || len(c.In.Pending()) > 0 || r.outSent < len(r.out)) {
 			return // the client has to take what is there first
+		}
+		if got >= turnBytes {
+			c.Stream.Again()
+			return
 		}
 		room := c.In.Room()
 		if len(room) == 0 {
@@ -331,6 +352,9 @@ func (r *Router) read() {
 			return
 		}
 		n, err := c.Stream.Read(room)
+		if err != nil && r.writeErr != nil {
+			err = r.writeErr // a reset that was told once shows as an end afterwards
+		}
 		if err == event.ErrAgain {
 			return
 		}
@@ -338,6 +362,7 @@ func (r *Router) read() {
 			r.upstreamEnded(err)
 			return
 		}
+		got += n
 		c.In.Fill += n
 		if r.phase != responding {
 			r.readHead()
@@ -390,6 +415,9 @@ func (r *Router) release(o lb.Outcome, abort bool) {
 
 // fail ends the request with an error that the client sees.
 func (r *Router) fail(err *proxyerr.Error) {
+	if r.phase != responding && r.outSent > 0 {
+		r.s.Responded(0) // the client has part of a 1xx head: no other answer can follow
+	}
 	r.end(lb.Outcome{Now: r.now(), Kind: err.Kind, Err: err.Cause}, true)
 	r.s.Fail(err)
 }

@@ -20,8 +20,6 @@ const (
 	lookAgain = 50 * time.Millisecond
 	lookLater = 250 * time.Millisecond
 	anxious   = time.Second // how long to look often
-	// lastMove is when an unsent request stops waiting for a connection although no hedge was in the budget.
-	lastMove = 450 * time.Millisecond
 )
 
 // watch arms the timer for an attempt that has a connection.
@@ -118,11 +116,11 @@ func (r *Router) mayMove() bool {
 	if !r.s.Request().Idempotent() || !r.s.Body().Replayable() {
 		return false
 	}
-	switch r.retry.policy.Mode {
+	switch r.route.Retry.Mode {
 	case route.RetryDefault:
 		return true
 	case route.RetryExplicit:
-		return r.retry.policy.Wants(route.OnReset)
+		return r.route.Retry.Wants(route.OnReset)
 	}
 	return false
 }
@@ -132,13 +130,14 @@ func (r *Router) move(c *upstream.Conn) {
 	r.timer.Stop()
 	r.cluster.Stats().Detour.HedgeTotal.Inc()
 	r.release(lb.Outcome{Now: r.now(), Kind: lb.Cancelled}, true)
+	r.s.Body().Rewind()
 	r.next(&proxyerr.Error{Flags: sf.UpstreamRequestTimeout, Kind: lb.Timeout, Detail: proxyerr.ConnectionTimeout, Cause: errSilent})
 }
 
 // ConnectSlow implements upstream.Waiter: the attempt is raced with another while the budget lasts; without it the request
 // waits a little longer before it does the same.
 func (r *Router) ConnectSlow(d *upstream.Dial) {
-	if d != r.dial || r.slow != nil || r.p.Compat || r.retry.policy.Mode == route.RetryNone {
+	if d != r.dial || r.slow != nil || r.p.Compat || r.route.Retry.Mode == route.RetryNone {
 		return
 	}
 	if !r.cluster.AnotherWell(d.Host(), r.crossPriority()) {
@@ -146,9 +145,10 @@ func (r *Router) ConnectSlow(d *upstream.Dial) {
 	}
 	if !r.cluster.Hedge().TryAcquire(r.now()) {
 		r.cluster.Stats().Detour.HedgeBudget.Inc()
-		r.timer.Schedule(lastMove - upstream.HedgeDelay(d.Host()))
+		r.timer.Schedule(upstream.LastMove - upstream.HedgeDelay(d.Host()))
 		return
 	}
+	r.cluster.Hedge().Release() // it bounds how many begin, not how many run
 	r.race()
 }
 

@@ -24,12 +24,12 @@ import (
 
 // Timeouts of a client's connection.
 const (
-	headTimeout  = 60 * time.Second // from the first byte of a head to its last
-	idleTimeout  = time.Hour        // between requests (Envoy's common_http_protocol_options.idle_timeout)
-	halfClosed   = 5 * time.Minute  // for the answer to a client that has ended its direction
-	lingerFor    = 2 * time.Second  // for the client to read an answer given before its request was read
-	lingerBytes  = 1 << 20
-	drainPerTurn = 64 << 10
+	headTimeout = 60 * time.Second // from the first byte of a head to its last
+	idleTimeout = time.Hour        // between requests (Envoy's common_http_protocol_options.idle_timeout)
+	halfClosed  = 5 * time.Minute  // for the answer to a client that has ended its direction
+	lingerFor   = 2 * time.Second  // for the client to read an answer given before its request was read
+	lingerBytes = 1 << 20
+	turnBytes   = 1 << 20 // what one connection reads before others get their turn
 )
 
 // Decision is where a request goes.
@@ -182,7 +182,11 @@ func (c *Conn) onReadable() {
 
 // readHead reads towards the next request.
 func (c *Conn) readHead() {
-	for c.state == reading {
+	for read := 0; c.state == reading; {
+		if read >= turnBytes {
+			c.s.Again()
+			return
+		}
 		n, err := c.s.Read(c.in.Room())
 		if err == event.ErrAgain {
 			if c.in.Fill == c.in.Base {
@@ -197,6 +201,7 @@ func (c *Conn) readHead() {
 		if c.in.Fill == c.in.Base {
 			c.timer.Schedule(headTimeout)
 		}
+		read += n
 		c.in.Fill += n
 		c.Stats.DownstreamCxRxBytes.Add(uint64(n))
 		c.serve()
@@ -270,8 +275,9 @@ func (c *Conn) begin() {
 	}
 	i.DownstreamRemote, i.DownstreamLocal, i.OriginalDst = c.Remote, c.Local, c.OriginalDst
 	c.moved = false
-	if c.StreamIdle > 0 {
-		c.timer.Schedule(c.StreamIdle)
+	c.lookup++ // one that is still under way belongs to a request that has ended
+	if wait := c.patience(); wait > 0 {
+		c.timer.Schedule(wait)
 	} else {
 		c.timer.Stop()
 	}
@@ -338,16 +344,19 @@ var errTrailers = &http1.Error{Status: 400, Reason: "trailer field that must not
 // readBody reads what the client sends while its request is served: the rest of the body, then the next requests as far
 // as they fit, or its end.
 func (c *Conn) readBody() {
-	for c.state == serving {
-		if c.complete && c.in.Fill-c.in.Valid >= buffer.Size/2 {
+	for read := 0; c.state == serving; {
+		if c.complete && (c.in.Fill-c.in.Valid >= buffer.Size/2 || c.in.Fill == len(c.in.B)) {
 			return // enough of what comes next
 		}
-		room := c.in.Room()
-		if len(room) == 0 && !c.complete && len(c.in.Pending()) == 0 {
-			c.broken(errTrailersLong) // nothing will ever make room
+		if read >= turnBytes {
+			c.s.Again()
 			return
 		}
-		if len(room) == 0 || c.complete && c.in.Fill == len(c.in.B) {
+		room := c.in.Room()
+		if len(room) == 0 {
+			if !c.complete && len(c.in.Pending()) == 0 {
+				c.broken(errTrailersLong) // nothing will ever make room
+			}
 			return
 		}
 		n, err := c.s.Read(room)
@@ -358,6 +367,7 @@ func (c *Conn) readBody() {
 			c.onEnd(err)
 			return
 		}
+		read += n
 		c.in.Fill += n
 		c.moved = true
 		c.Stats.DownstreamCxRxBytes.Add(uint64(n))
@@ -383,8 +393,10 @@ func (c *Conn) onEnd(err error) {
 	case c.state == reading && err == io.EOF:
 		c.refuse(http1.ErrTruncated)
 	case c.state == serving && err == io.EOF && c.complete:
-		c.eof, c.closing = true, true // it may still read
-		c.timer.Schedule(halfClosed)
+		if !c.eof { // it may still read; requests that are here already are served
+			c.eof = true
+			c.timer.Schedule(halfClosed)
+		}
 	case c.state == serving && err == io.EOF:
 		c.broken(http1.ErrTruncated)
 	default:
@@ -421,7 +433,7 @@ func (c *Conn) refuse(err error) {
 		c.info.DownstreamRemote, c.info.DownstreamLocal, c.info.OriginalDst = c.Remote, c.Local, c.OriginalDst
 		c.Stats.DownstreamRqTotal.Inc()
 		c.Stats.DownstreamRqActive.Inc()
-		c.req.MethodID, c.answered = http1.MethodOther, false
+		c.req.MethodID, c.answered, c.complete = http1.MethodOther, false, false
 		c.state, c.open = serving, true
 	}
 	c.closing = true
@@ -441,9 +453,9 @@ func (c *Conn) onTimer() {
 		c.Stats.DownstreamCxIdleTimeout.Inc()
 		c.close(false)
 	case serving:
-		if c.moved && !c.eof {
+		if c.moved {
 			c.moved = false
-			c.timer.Schedule(c.StreamIdle)
+			c.timer.Schedule(c.patience())
 			return
 		}
 		c.Stats.DownstreamRqIdleTimeout.Inc()
@@ -455,6 +467,14 @@ func (c *Conn) onTimer() {
 	default:
 		c.close(false)
 	}
+}
+
+// patience is how long nothing may move on a request.
+func (c *Conn) patience() time.Duration {
+	if c.eof {
+		return halfClosed
+	}
+	return c.StreamIdle
 }
 
 var errHeadTimeout = &http1.Error{Status: 408, Reason: "request head took too long"}

@@ -75,8 +75,8 @@ func (c *Conn) nextRequest() {
 	} else {
 		c.timer.Schedule(idleTimeout)
 	}
-	if c.state == reading && !c.inServe {
-		c.s.Again()
+	if c.eof || c.state == reading && !c.inServe {
+		c.s.Again() // after its end the client gives no further event
 	}
 }
 
@@ -206,8 +206,8 @@ func (c *Conn) flushOwed() {
 // finishClosing closes after the last answer. Where the client may still be sending, its bytes are read and thrown away
 // for a while: closing at once would reset the connection, and the reset could overtake the answer (RFC 9112 §9.6).
 func (c *Conn) finishClosing(complete bool) {
-	if complete && c.in.Fill == c.in.Valid || c.eof {
-		c.close(false)
+	if c.eof || complete && !c.req.KeepAlive && c.in.Fill == c.in.Valid {
+		c.close(false) // the client said that it sends no more
 		return
 	}
 	if err := c.s.CloseWrite(); err != nil {
@@ -245,6 +245,7 @@ func (c *Conn) Tunnel(up *upstream.Conn, head []byte, done func()) {
 	c.timer.Stop()
 	toA := append(head, up.In.Pending()...)
 	toB := append([]byte(nil), c.in.B[c.in.Valid:c.in.Fill]...)
+	up.In.Release()
 	i := &c.info
 	i.Method, i.Path, i.Authority = bytes.Clone(i.Method), bytes.Clone(i.Path), bytes.Clone(i.Authority)
 	c.req.Reset()

@@ -4,6 +4,7 @@
 package tcpproxy
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"strconv"
@@ -68,6 +69,7 @@ type Proxy struct {
 	at    time.Time
 	ended bool
 	last  *proxyerr.Error
+	alert []byte // what the last endpoint refused the ClientHello with
 }
 
 // Start proxies a client's connection. early is what was read of it already.
@@ -78,20 +80,26 @@ func Start(down event.Stream, early []byte, o Options) *Proxy {
 	p.Stats.DownstreamCxTotal.Inc()
 	down.SetHandler(p)
 	p.next()
+	if !p.ended {
+		down.Again()
+	}
 	return p
 }
 
 // OnEvent hears of the client while there is no relay yet: only its going away matters.
 func (p *Proxy) OnEvent(readable, _ bool) {
 	// Nothing is read before the endpoint has answered: what the client sends on top of its first bytes stays in the
-	// kernel. A reset shows when the relay begins.
+	// kernel. A client that has sent its ClientHello and then ended its direction, or was reset, waits for nothing.
+	if down, ok := p.down.(interface{ PeerClosed() bool }); readable && p.Hello && ok && down.PeerClosed() {
+		p.Close()
+	}
 }
 
 // next tries endpoints until an attempt is under way.
 func (p *Proxy) next() {
 	for {
 		p.Pick.Now = p.D.Now()
-		if p.Once && len(p.Pick.Tried) > 0 {
+		if (p.Once || p.Pools.Compat) && len(p.Pick.Tried) > 0 { // an Envoy's max_connect_attempts is 1
 			p.fail()
 			return
 		}
@@ -130,6 +138,7 @@ func (p *Proxy) Connected(d *upstream.Dial, c *upstream.Conn, res lb.Result) {
 		}
 	}
 	p.dial, p.slow = nil, nil
+	p.timer.Stop()
 	p.conn, p.res, p.sent = c, res, 0
 	p.Info.UpstreamHost, p.Info.UpstreamHostname, p.Info.Priority = c.Host.Address, c.Host.Hostname, res.Endpoint.Priority
 	c.Begin()
@@ -168,6 +177,17 @@ func (p *Proxy) ConnectSlow(d *upstream.Dial) {
 	if d != p.dial || p.slow != nil || p.Once || p.Pools.Compat || !p.Cluster.AnotherWell(d.Host(), cross) {
 		return
 	}
+	if !p.Cluster.Hedge().TryAcquire(p.D.Now()) {
+		p.Cluster.Stats().Detour.HedgeBudget.Inc()
+		p.timer.Schedule(upstream.LastMove - upstream.HedgeDelay(d.Host()))
+		return
+	}
+	p.Cluster.Hedge().Release() // it bounds how many begin, not how many run
+	p.race()
+}
+
+// race begins another attempt beside the one that is slow.
+func (p *Proxy) race() {
 	p.Pick.Now = p.D.Now()
 	res, err := p.Cluster.Pick(&p.Pick)
 	if err != nil {
@@ -178,7 +198,7 @@ func (p *Proxy) ConnectSlow(d *upstream.Dial) {
 		return
 	}
 	p.Cluster.Stats().Detour.HedgeTotal.Inc()
-	p.slow, p.dial = d, nil
+	p.slow, p.dial = p.dial, nil
 	if p.begin(res) != nil {
 		p.dial, p.slow = p.slow, nil
 	}
@@ -217,35 +237,37 @@ func (e *endpoint) OnEvent(readable, writable bool) {
 // readFirst takes the endpoint's first bytes, which decide: a fatal alert is a refusal, anything else is an answer.
 func (p *Proxy) readFirst() {
 	win := &p.conn.In
-	n, err := p.conn.Stream.Read(win.Room())
-	switch {
-	case err == event.ErrAgain:
-		return
-	case err == io.EOF:
-		p.failHello(lb.Reset, errors.New("closed after the ClientHello"))
-		return
-	case err != nil:
-		p.failHello(lb.Reset, err)
-		return
+	for first := win.B[:win.Fill]; len(first) == 0 || first[0] == recordAlert && len(first) < alertLen; first = win.B[:win.Fill] {
+		n, err := p.conn.Stream.Read(win.Room())
+		switch {
+		case err == event.ErrAgain:
+			return
+		case err == io.EOF:
+			p.failHello(lb.Reset, errors.New("closed after the ClientHello"))
+			return
+		case err != nil:
+			p.failHello(lb.Reset, err)
+			return
+		}
+		win.Fill += n
 	}
-	win.Fill += n
 	first := win.B[:win.Fill]
-	if first[0] == recordAlert {
-		if len(first) < alertLen {
-			return
-		}
-		if first[5] == alertFatal {
-			p.failHello(lb.TLSFailed, alertError(first[6]))
-			return
-		}
+	if first[0] == recordAlert && first[5] == alertFatal {
+		p.alert = bytes.Clone(first)
+		p.failHello(lb.TLSFailed, alertError(first[6]))
+		return
 	}
 	p.timer.Stop()
 	p.res.Connected(p.D.Now(), true)
 	p.startRelay(nil, first)
+	win.Release()
 }
 
 // onTimer asks whether the ClientHello is getting anywhere.
 func (p *Proxy) onTimer() {
+	if p.conn == nil && p.dial != nil && p.slow == nil && p.Cluster.AnotherWell(p.dial.Host(), p.Cluster.Config().HasOutlierDetection) {
+		p.race() // it has waited long enough, whatever the budget
+	}
 	if p.conn == nil || p.relay != nil {
 		return
 	}
@@ -270,6 +292,9 @@ func (p *Proxy) failHello(kind lb.OutcomeKind, err error) {
 		Detail: proxyerr.ConnectionTermination, Cause: err}
 	c, res := p.conn, p.res
 	p.conn, p.res = nil, lb.Result{}
+	if kind != lb.TLSFailed {
+		p.alert = nil
+	}
 	res.Done(lb.Outcome{Now: p.D.Now(), Kind: kind, Err: err})
 	c.Abort()
 	p.Cluster.Stats().Detour.ClientHelloNew.Inc()
@@ -283,6 +308,7 @@ func (p *Proxy) startRelay(toB, toA []byte) {
 	}
 	p.relay = relay.Start(p.down, p.conn.Stream, relay.Options{Dispatcher: p.D, Pool: p.Buffers, Idle: p.Idle,
 		ToA: toA, ToB: toB, Done: p.relayed})
+	p.early = nil
 }
 
 // givingUp is the most that a client sends behind its ClientHello when it refuses the certificate: an alert at once, or, as
@@ -318,10 +344,14 @@ func (p *Proxy) fail() {
 	if p.last != nil {
 		p.Info.Flags |= p.last.Flags
 	}
-	if p.Refusal != "" {
+	switch {
+	case p.alert != nil: // nobody took the ClientHello: the client learns why
+		_, _ = p.down.Write(p.alert)
+		p.down.Close()
+	case p.Refusal != "":
 		_, _ = p.down.Write([]byte(p.Refusal))
 		p.down.Close()
-	} else {
+	default:
 		p.down.Abort()
 	}
 	p.finish()
