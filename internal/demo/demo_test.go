@@ -149,7 +149,7 @@ func looksRight(t *testing.T, out string) {
 		`\n  - +http: 80\n  \+ +http: 81 # INVALID`,
 		`reset reason: connection failure +\d+ ms  HTTP 503\n(  healthy: dynamodb\.us-west-1\S+ +\d+ ms\n){4}`,
 		`consecutive5xxErrors: 1\n`, `mode: SIMPLE\n`, `attempts: 0\n`, `protocol: TLS\n`,
-		`can't take\s+over for mydb\.com`, `curl: \(60\)`, `12 steps, each as it should be`,
+		`can't take\s+over for mydb\.com`, `curl: \(60\)`, `\n✓ 3r  the near region fails, and nothing is tried again  4 answered, 1 failed\n`, `\n✓ 3d  .* 6 answered\n`, `12 steps, each as it should be`,
 	} {
 		if !regexp.MustCompile(want).MatchString(out) {
 			t.Errorf("not shown: %s\n%s", want, out)
@@ -320,6 +320,22 @@ func TestKeep(t *testing.T) {
 	if out, errs, status := outcome(t, again); status != 1 || !strings.Contains(errs, "exists") || out != "" {
 		t.Errorf("into the same directory: status %d, %s%s", status, out, errs)
 	}
+}
+
+// Where nobody can look on, nothing is said to be as it should.
+func TestFullDisk(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	cmd, tmp := command(t, 0, "demo", "--step", "2")
+	var errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = full, &errs
+	if err := cmd.Run(); cmd.ProcessState.ExitCode() != 1 || !strings.Contains(errs.String(), "no space left") {
+		t.Errorf("%v: %s", err, errs.String())
+	}
+	nothingLeft(t, tmp)
 }
 
 // Where there is no curl, a client of the demo's own asks.

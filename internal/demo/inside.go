@@ -56,13 +56,11 @@ func play(out io.Writer, o Options) error {
 	if err != nil {
 		return err
 	}
-	st := &stage{printer: &printer{out, o.Color}, o: o, w: w, seen: map[string]bool{}, told: map[string]bool{}}
+	st := &stage{printer: &printer{w: out, color: o.Color}, o: o, w: w, seen: map[string]bool{}, told: map[string]bool{}}
 	st.intro()
-	played := 0
 	for _, s := range steps {
 		if slices.Contains(o.Steps, s.ID) {
 			st.play(s)
-			played++
 		}
 	}
 	st.end()
@@ -71,7 +69,10 @@ func play(out io.Writer, o Options) error {
 		return st.err
 	}
 	st.line("\n%s", st.paint(cyan, strings.Repeat("─", width)))
-	st.line("%s", st.paint(bold, fmt.Sprintf("%s as it should be, in %.1f s.", plural(played), time.Since(begin).Seconds())))
+	for _, p := range st.played {
+		st.line("%s", p)
+	}
+	st.line("\n%s", st.paint(bold, fmt.Sprintf("%s as it should be, in %.1f s.", plural(len(st.played)), time.Since(begin).Seconds())))
 	return nil
 }
 

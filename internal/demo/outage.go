@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -102,8 +103,8 @@ func (st *stage) waitForReturn(ejected time.Time) (back time.Duration, away int,
 				st.wipe()
 				st.event("us-east-1: its server runs again; it stays ejected for now")
 			}
-			a, err := st.app.get(st.o.Binary, app)
-			if err != nil {
+			a, err := st.ask(app)
+			if err = errors.Join(err, st.printer.err); err != nil {
 				return err
 			}
 			switch {
@@ -130,9 +131,9 @@ func (st *stage) waitForReturn(ejected time.Time) (back time.Duration, away int,
 
 // progress is a line that counts on a terminal, and one of many in a pipe.
 func (st *stage) progress(since time.Duration, n int, a answer) {
-	text := fmt.Sprintf("  %2.0f s  %2d requests so far, the last: %s", since.Seconds(), n, a.body)
+	text := fmt.Sprintf("  %2.0f s  %2d requests, the last: %s", since.Seconds(), n, a.body)
 	if st.o.Live {
-		fmt.Fprintf(st.printer.w, "\r\x1b[K%s", st.regions(text))
+		st.print("\r\x1b[K%s", st.regions(text))
 		return
 	}
 	st.line("%s", text)
@@ -141,6 +142,6 @@ func (st *stage) progress(since time.Duration, n int, a answer) {
 // wipe takes the counting line away.
 func (st *stage) wipe() {
 	if st.o.Live {
-		fmt.Fprint(st.printer.w, "\r\x1b[K")
+		st.print("\r\x1b[K")
 	}
 }

@@ -15,6 +15,7 @@ const width = 80
 type printer struct {
 	w     io.Writer
 	color bool
+	err   error // that of the first write that failed: nobody looks on any more
 }
 
 // Escape sequences of ECMA-48, section 8.3.117.
@@ -36,7 +37,13 @@ func (p *printer) paint(sgr, s string) string {
 	return "\x1b[" + sgr + "m" + s + "\x1b[0m"
 }
 
-func (p *printer) line(format string, args ...any) { fmt.Fprintf(p.w, format+"\n", args...) }
+func (p *printer) print(format string, args ...any) {
+	if _, err := fmt.Fprintf(p.w, format, args...); err != nil && p.err == nil {
+		p.err = err
+	}
+}
+
+func (p *printer) line(format string, args ...any) { p.print(format+"\n", args...) }
 
 // title begins a step.
 func (p *printer) title(id, title, text string) {

@@ -32,6 +32,9 @@ type stage struct {
 	told map[string]bool // messages of the log that have been shown whole
 	log  []string        // all that app's detour has said
 
+	answered, failed int // requests of this step
+	played           []string
+
 	locality string // what app runs with
 	config   []file
 }
@@ -46,12 +49,28 @@ func (st *stage) play(s step) {
 	if st.err != nil {
 		return
 	}
-	st.id, st.open = s.ID, false
+	st.id, st.open, st.answered, st.failed = s.ID, false, 0, 0
 	st.title(s.ID, s.Title, s.text)
 	s.play(st)
 	if err := st.w.reset(); st.err == nil {
 		st.err = err
 	}
+	counts := fmt.Sprintf("%d answered", st.answered)
+	if st.failed > 0 {
+		counts += fmt.Sprintf(", %d failed", st.failed)
+	}
+	st.played = append(st.played, fmt.Sprintf("%s %-3s %-50s %s", st.paint(green, "✓"), s.ID, s.Title, st.paint(dim, counts)))
+}
+
+// ask sends one request of the application's.
+func (st *stage) ask(url string) (answer, error) {
+	a, err := st.app.get(st.o.Binary, url)
+	if a.code == 200 && a.exit == 0 {
+		st.answered++
+	} else {
+		st.failed++
+	}
+	return a, err
 }
 
 // do runs f unless something has gone wrong already.
@@ -59,7 +78,7 @@ func (st *stage) do(f func() error) {
 	if st.err != nil {
 		return
 	}
-	if err := f(); err != nil && st.err == nil {
+	if err := errors.Join(f(), st.printer.err); err != nil && st.err == nil {
 		st.err = fmt.Errorf("step %s: %w", st.id, err)
 	}
 }
@@ -254,7 +273,7 @@ func (st *stage) curlUntil(least, most int, url string, enough func([]answer) bo
 		}
 		st.command("sh$", "%s %s%s", name, url, times)
 		for len(all) < least || len(all) < most && !enough(all) {
-			a, err := st.app.get(st.o.Binary, url)
+			a, err := st.ask(url)
 			if err != nil {
 				return err
 			}
