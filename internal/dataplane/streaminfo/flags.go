@@ -6,37 +6,37 @@ type Flags uint32
 
 // Response flags with Envoy's short strings.
 const (
-	FailedLocalHealthCheck             Flags = 1 << iota // LH
-	NoHealthyUpstream                                    // UH
-	UpstreamRequestTimeout                               // UT
-	LocalReset                                           // LR
-	UpstreamRemoteReset                                  // UR
-	UpstreamConnectionFailure                            // UF
-	UpstreamConnectionTermination                        // UC
-	UpstreamOverflow                                     // UO
-	NoRouteFound                                         // NR
-	DelayInjected                                        // DI
-	FaultInjected                                        // FI
-	RateLimited                                          // RL
-	UnauthorizedExternalService                          // UAEX
-	RateLimitServiceError                                // RLSE
-	DownstreamConnectionTermination                      // DC
-	UpstreamRetryLimitExceeded                           // URX
-	StreamIdleTimeout                                    // SI
-	InvalidEnvoyRequestHeaders                           // IH
-	DownstreamProtocolError                              // DPE
-	UpstreamMaxStreamDurationReached                     // UMSDR
-	ResponseFromCacheFilter                              // RFCF
-	NoFilterConfigFound                                  // NFCF
-	DurationTimeout                                      // DT
-	UpstreamProtocolError                                // UPE
-	NoClusterFound                                       // NC
-	OverloadManager                                      // OM
-	DNSResolutionFailed                                  // DF
-	DropOverload                                         // DO
-	DownstreamRemoteReset                                // DR
-	UnconditionalDropOverload                            // UDO
-	nFlags                             = iota
+	FailedLocalHealthCheck           Flags = 1 << iota // LH
+	NoHealthyUpstream                                  // UH
+	UpstreamRequestTimeout                             // UT
+	LocalReset                                         // LR
+	UpstreamRemoteReset                                // UR
+	UpstreamConnectionFailure                          // UF
+	UpstreamConnectionTermination                      // UC
+	UpstreamOverflow                                   // UO
+	NoRouteFound                                       // NR
+	DelayInjected                                      // DI
+	FaultInjected                                      // FI
+	RateLimited                                        // RL
+	UnauthorizedExternalService                        // UAEX
+	RateLimitServiceError                              // RLSE
+	DownstreamConnectionTermination                    // DC
+	UpstreamRetryLimitExceeded                         // URX
+	StreamIdleTimeout                                  // SI
+	InvalidEnvoyRequestHeaders                         // IH
+	DownstreamProtocolError                            // DPE
+	UpstreamMaxStreamDurationReached                   // UMSDR
+	ResponseFromCacheFilter                            // RFCF
+	NoFilterConfigFound                                // NFCF
+	DurationTimeout                                    // DT
+	UpstreamProtocolError                              // UPE
+	NoClusterFound                                     // NC
+	OverloadManager                                    // OM
+	DNSResolutionFailed                                // DF
+	DropOverload                                       // DO
+	DownstreamRemoteReset                              // DR
+	UnconditionalDropOverload                          // UDO
+	nFlags                           = iota
 )
 
 var flagNames = [nFlags]string{
