@@ -49,10 +49,11 @@ type Dial struct {
 	name     string // server name for TLS where the cluster takes it from the request
 	sock     *event.Socket
 	tls      *tlstransport.Handshake
-	via      *viaHandshake
+	via      *viaHandshake // nil on the direct way, and once the forward proxy has let the connection through
 	began    time.Time
 	timer    event.Timer
-	answered bool // the SYN was
+	reached  bool // the SYN was answered, by the forward proxy where there is one
+	answered bool // the endpoint has: to the SYN, or by the forward proxy's word
 	slow     bool
 	ended    bool
 	probe    bool
@@ -75,7 +76,7 @@ func (p *Pools) Dial(c *cluster.Cluster, res lb.Result, name string, w Waiter) (
 	c.Hedge().Count(d.began)
 	sock, err := p.connect(h, d)
 	if err != nil {
-		return nil, d.fail(proxyerr.Connect(err, true))
+		return nil, d.fail(d.connectError(err, true))
 	}
 	d.sock = sock
 	d.timer.Schedule(min(HedgeDelay(h), d.cluster.Config().ConnectTimeout))
@@ -140,28 +141,45 @@ func (d *Dial) onTimer() {
 	timeout := d.cluster.Config().ConnectTimeout
 	switch {
 	case age >= timeout:
-		d.finish(d.fail(timeoutError(lb.ConnectTimeout)))
+		d.finish(d.fail(d.timeoutError()))
 	case d.p.Compat:
 		d.timer.Schedule(timeout - age)
 	case !d.slow:
 		d.slow = true
-		if !d.answered {
+		if !d.answered && (d.via == nil || d.reached) {
 			d.Host().SetSuspect(true)
 		}
 		d.timer.Schedule(min(synVerdict, timeout) - age)
 		if d.waiter != nil {
 			d.waiter.ConnectSlow(d)
 		}
-	case d.waiter == nil && age >= synVerdict && !d.answered:
-		d.finish(d.fail(timeoutError(lb.ConnectTimeout)))
+	case d.waiter == nil && age >= synVerdict && !d.answered && d.via == nil: // a proxy may take its time
+		d.finish(d.fail(d.timeoutError()))
 	default:
 		d.timer.Schedule(timeout - age)
 	}
 }
 
-func timeoutError(kind lb.OutcomeKind) *proxyerr.Error {
-	return &proxyerr.Error{Flags: sf.UpstreamConnectionFailure, Kind: kind, Unsent: true, Detail: proxyerr.ConnectionTimeout,
+func (d *Dial) timeoutError() *proxyerr.Error {
+	err := &proxyerr.Error{Flags: sf.UpstreamConnectionFailure, Kind: lb.ConnectTimeout, Unsent: true, Detail: proxyerr.ConnectionTimeout,
 		Cause: errors.New("no answer to the connection attempt")}
+	switch {
+	case d.via == nil:
+	case !d.reached:
+		return d.via.unreachable(err.Cause)
+	default:
+		err.Cause = d.via.refused(errors.New("no answer to CONNECT")).Cause
+	}
+	return err
+}
+
+// connectError classifies the failure of the first step, which says nothing about the endpoint where a forward proxy is
+// between.
+func (d *Dial) connectError(err error, atOnce bool) *proxyerr.Error {
+	if d.via != nil {
+		return d.via.unreachable(err)
+	}
+	return proxyerr.Connect(err, atOnce)
 }
 
 // fail judges the endpoint and gives the error back.
@@ -196,26 +214,28 @@ func (d *Dial) OnEvent(readable, writable bool) {
 	if d.ended || !readable && !writable {
 		return
 	}
-	if !d.answered {
+	if !d.reached {
 		if !writable {
 			return
 		}
 		if err := d.sock.Connected(); err != nil {
-			d.finish(d.fail(proxyerr.Connect(err, false)))
+			d.finish(d.fail(d.connectError(err, false)))
 			return
 		}
-		d.onAnswered()
+		d.reached = true
 	}
 	if d.via != nil {
 		switch done, err := d.via.step(d.sock); {
 		case err != nil:
-			d.finish(d.fail(proxyerr.Connect(err, false)))
+			d.finish(d.fail(err))
 			return
 		case !done:
 			return
 		}
 		d.via = nil
+		d.sock.Again() // what the endpoint said first may be there already, without a further event
 	}
+	d.onAnswered()
 	d.secure()
 }
 
@@ -322,7 +342,7 @@ func (p *Pools) Probe(c *cluster.Cluster, ep *lb.Endpoint) {
 	hp.dials++
 	sock, err := p.connect(ep.Host, d)
 	if err != nil {
-		d.fail(proxyerr.Connect(err, true))
+		d.fail(d.connectError(err, true))
 		return
 	}
 	d.sock = sock
