@@ -68,7 +68,7 @@ type state struct {
 	names     map[string][]netip.Addr // declared hosts' addresses
 }
 
-// New makes a Plane without connections. Start begins its workers.
+// New makes a Plane without connections and starts its workers; Stop ends them.
 func New(o Options) (*Plane, error) {
 	p := &Plane{Options: o, tls: &upstream.TLSContexts{Log: o.Log}}
 	p.state.Store(&state{listeners: listener.NewSet(nil)})
