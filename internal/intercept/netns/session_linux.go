@@ -29,6 +29,7 @@ type Session struct {
 	diag    *diag
 
 	started chan struct{} // closed when COMMAND runs, or never will
+	settle  func()        // closes started, once
 	reaped  chan struct{} // closed when status is set
 	status  Status
 
@@ -53,6 +54,7 @@ func Start(ctx context.Context, opt Options) (*Session, error) {
 		started: make(chan struct{}),
 		reaped:  make(chan struct{}),
 	}
+	s.settle = sync.OnceFunc(func() { close(s.started) })
 	s.signals = newRelay(s)
 	forked := make(chan error, 1)
 	go s.attend(opt, childEnd, forked)
@@ -279,7 +281,7 @@ func receive(f *os.File, message any) (fds []int, err error) {
 // Go lets COMMAND start and gives an *ExecError if it can't be. From here on signals to detour are COMMAND's.
 func (s *Session) Go() error {
 	s.signals.start()
-	defer close(s.started)
+	defer s.settle()
 	if _, err := s.control.Write([]byte{1}); err != nil {
 		return nil // it died meanwhile: Wait tells how
 	}
@@ -323,6 +325,7 @@ func (s *Session) Listening() (map[uint16]bool, error) {
 // abort ends a child that has not become COMMAND.
 func (s *Session) abort() {
 	s.control.Close()
+	s.settle()
 	_ = unix.Kill(s.pid, unix.SIGKILL)
 	<-s.reaped
 	s.Close()
@@ -333,6 +336,7 @@ func (s *Session) abort() {
 func (s *Session) Close() error {
 	s.closeOnce.Do(func() {
 		s.control.Close()
+		s.settle()
 		select {
 		case <-s.reaped:
 		default:

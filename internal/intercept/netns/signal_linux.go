@@ -145,16 +145,13 @@ func (s *Session) wait() Status {
 // follow stops this process by the signal that stopped COMMAND. In an orphaned process group the kernel ignores that,
 // and there is no shell to tell.
 func (s *Session) follow(sig syscall.Signal) {
-	select {
-	case <-s.started:
-	default:
-		return
-	}
+	<-s.started
 	// The group's own signal may have stopped this process already, between the two lines that take the handler away
-	// and look: woken from that, COMMAND runs too, and stopping once more would be for nothing.
+	// and look: woken from that, COMMAND runs too, and stopping once more would be for nothing. The signal goes to this
+	// thread, which thus stops before it gives the handler back.
 	stop := func() {
 		if stopped(s.pid) {
-			_ = unix.Kill(unix.Getpid(), sig)
+			_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), sig)
 		}
 	}
 	if sig == unix.SIGSTOP {
