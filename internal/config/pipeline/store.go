@@ -30,6 +30,7 @@ type file struct {
 	judged judgement
 	data   []byte
 	since  time.Time // when data came
+	seen   time.Time // when the source last saw it so; zero: the clock decides whether it has stood still
 	whole  bool
 	gone   bool // not in the source any more
 	// settled: all of judged is in force.
@@ -103,6 +104,9 @@ func hostsOf(o *config.Object) []string {
 
 // update takes the full set of a source's files.
 func (s *store) update(u source.Update, now time.Time) {
+	if !u.At.IsZero() {
+		now = u.At
+	}
 	if !slices.Equal(s.issues, u.Issues) {
 		s.issues, s.changed = u.Issues, true
 	}
@@ -113,13 +117,14 @@ func (s *store) update(u source.Update, now time.Time) {
 		order = append(order, in.Name)
 		f := s.files[in.Name]
 		if f != nil && !f.gone && bytes.Equal(f.data, in.Data) {
+			f.confirm(u.At)
 			continue
 		}
 		if f == nil {
 			f = &file{}
 			s.files[in.Name] = f
 		}
-		f.data, f.whole, f.since, f.gone, f.settled = in.Data, in.Whole, now, false, false
+		f.data, f.whole, f.since, f.seen, f.gone, f.settled = in.Data, in.Whole, now, u.At, false, false
 		f.judge(in.Name)
 	}
 	for _, name := range s.order { // files that are gone keep their place for as long as they serve
@@ -128,13 +133,29 @@ func (s *store) update(u source.Update, now time.Time) {
 			continue
 		}
 		if !f.gone {
-			f.data, f.whole, f.since, f.gone, f.settled = nil, false, now, true, false
+			f.data, f.whole, f.since, f.seen, f.gone, f.settled = nil, false, now, u.At, true, false
 			f.judged = judgement{parsed: true}
 			f.decoder, f.verdicts = decode.Decoder{}, nil
 		}
+		f.confirm(u.At)
 		order = append(order, name)
 	}
 	s.order = order
+}
+
+// confirm takes note that the source saw the file as it was.
+func (f *file) confirm(at time.Time) {
+	if !f.seen.IsZero() {
+		f.seen = at
+	}
+}
+
+// stood tells whether the file has not changed for long enough.
+func (f *file) stood(now time.Time) bool {
+	if !f.seen.IsZero() {
+		now = f.seen
+	}
+	return now.Sub(f.since) >= StandStill
 }
 
 // advance brings into force what may be by now, everything if all is set, and tells whether anything changed since the
@@ -146,7 +167,7 @@ func (s *store) advance(now time.Time, all bool) bool {
 		if f.settled {
 			continue
 		}
-		if all || f.whole || now.Sub(f.since) >= StandStill {
+		if all || f.whole || f.stood(now) {
 			due = append(due, f)
 		} else if f.keepWhatStays() {
 			s.changed = true
@@ -172,10 +193,10 @@ func (s *store) advance(now time.Time, all bool) bool {
 	return changed
 }
 
-// nextDeadline gives the time at which the next file has stood still.
+// nextDeadline gives the time at which the next file has stood still, of those that no source confirms.
 func (s *store) nextDeadline() (next time.Time, ok bool) {
 	for _, f := range s.files {
-		if t := f.since.Add(StandStill); !f.settled && (!ok || t.Before(next)) {
+		if t := f.since.Add(StandStill); !f.settled && f.seen.IsZero() && (!ok || t.Before(next)) {
 			next, ok = t, true
 		}
 	}
@@ -224,7 +245,7 @@ func (f *file) settle(comes func(config.Key) bool, now time.Time) {
 			objects = append(objects, old)
 			kept[old.Key] = true
 			if moving && !f.judged.bad[old.Key] && f.judged.parsed {
-				f.settled, f.since = false, now // look again when the other file may have settled
+				f.settled, f.since, f.seen = false, now, time.Time{} // look again when the other file may have settled
 			}
 		}
 	}

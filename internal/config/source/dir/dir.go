@@ -78,6 +78,7 @@ func (d *Dir) readStdin() error {
 
 // scan reads what changed and gives the full set; changed is false where it equals the set before.
 func (d *Dir) scan(now time.Time) (u source.Update, changed bool) {
+	u.At = now
 	seen := map[string]bool{}
 	absolute := map[string]bool{}
 	for _, p := range d.paths {

@@ -22,8 +22,8 @@ const (
 	safety = time.Second
 	// pollEvery is how often where it does not, unless a scan takes more than a twentieth of it.
 	pollEvery = 50 * time.Millisecond
-	// followUp is how long after a change the files are looked at as often as when polling: whether a file has
-	// stood still must not depend on notification.
+	// followUp is how long after a change the files are looked at as often as when polling, and what is seen is
+	// sent: whether a file has stood still must depend neither on notification nor on the clock.
 	followUp = 250 * time.Millisecond
 )
 
@@ -62,6 +62,7 @@ func (w *watcher) run(ctx context.Context, updates chan<- source.Update) error {
 	timer := time.NewTimer(0)     // what was written between Load and now
 	defer timer.Stop()
 	var changedAt time.Time
+	unconfirmed := false
 	gathering := false // an event set the timer; later ones must not put it off
 	for {
 		select {
@@ -84,8 +85,11 @@ func (w *watcher) run(ctx context.Context, updates chan<- source.Update) error {
 			u, changed := w.d.scan(start)
 			if changed || !slices.Equal(u.Issues, w.lastIssues) {
 				w.lastIssues = u.Issues
+				changedAt, unconfirmed = start, true
+			}
+			if unconfirmed {
 				pending, send = u, updates
-				changedAt = start
+				unconfirmed = start.Sub(changedAt) < followUp
 			}
 			timer.Reset(w.interval(time.Since(start), time.Since(changedAt)))
 		}
