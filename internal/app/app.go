@@ -5,7 +5,6 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"golang.org/x/sys/unix"
 
 	"detour.dev/detour/internal/admin"
 	"detour.dev/detour/internal/config/pipeline"
@@ -30,10 +30,18 @@ import (
 	"detour.dev/detour/internal/xds"
 )
 
-// firstAnswers bounds how long a start waits for the first DNS answers of the nearest endpoints.
-const firstAnswers = 2 * time.Second
+const (
+	// firstAnswers bounds how long a start waits for the first DNS answers of the nearest endpoints.
+	firstAnswers = 2 * time.Second
+	// drainPoll is how often a stopping process looks whether connections are left.
+	drainPoll = 10 * time.Millisecond
+)
 
-// Config is what a process is made of. Whoever fills in sockets gives them away.
+// ErrStopped is what Run returns when it was stopped before it was ready.
+var ErrStopped = errors.New("stopped before it was ready")
+
+// Config is what a process is made of. Whoever fills in sockets gives them to the App, which closes every one of them
+// before Run returns, whether it came to use it or not; without an App, CloseSockets does.
 type Config struct {
 	Source    source.Source
 	Group     xds.NodeGroup
@@ -43,8 +51,8 @@ type Config struct {
 	RegistryOnly, ProxyDeclaredOnly bool
 	Compat                          bool // proxy --compat envoy
 	Workers                         int
-	Resolver                        netip.AddrPort // zero: the system's
-	ForwardProxy                    map[string]string
+	Resolver                        netip.AddrPort    // zero: the system's
+	ForwardProxy                    map[string]string // http_proxy, https_proxy, no_proxy for the App's own dials
 
 	Redirected []int // listening sockets, non-blocking
 	HTTPProxy  []int
@@ -59,26 +67,43 @@ type Config struct {
 	Version    string
 	Args       []string
 	DrainTime  time.Duration // how long connections may take to end; 0: not at all
-	NoNetwatch bool
+}
+
+// CloseSockets closes the sockets that nothing has taken over yet.
+func (c *Config) CloseSockets() {
+	for _, fd := range append(c.Redirected, c.HTTPProxy...) {
+		_ = unix.Close(fd)
+	}
+	for _, pc := range c.DNSPacket {
+		_ = pc.Close()
+	}
+	for _, l := range append(c.DNSStream, c.Admin...) {
+		_ = l.Close()
+	}
+	c.Redirected, c.HTTPProxy, c.DNSPacket, c.DNSStream, c.Admin = nil, nil, nil, nil, nil
 }
 
 // App is one running process.
 type App struct {
-	Config
+	cfg      Config
 	resolver *dns.Resolver
 	strict   *discovery.StrictDNS
 	clusters *cluster.Manager
+	via      *upstream.ForwardProxy
 	plane    *dataplane.Plane
 	pipeline *pipeline.Pipeline
 	dnsproxy *dnsproxy.Server
 	state    *state
 
 	runners []runner
-	quit    chan struct{}
-	once    sync.Once
+	quit    context.Context // ends with the first Quit
+	asked   context.CancelFunc
+	hurry   context.Context // ends with the second
+	pressed context.CancelFunc
 }
 
-// runner is one part of the process.
+// runner is one part of the process. start gets a context that ends when the start is to be given up; stop is called
+// only after a start that went well.
 type runner struct {
 	name  string
 	start func(context.Context) error
@@ -87,37 +112,47 @@ type runner struct {
 
 // New assembles the parts; nothing runs yet.
 func New(c Config) *App {
-	a := &App{Config: c, quit: make(chan struct{})}
-	if a.Log == nil {
-		a.Log = slog.Default()
+	a := &App{cfg: c}
+	if a.cfg.Log == nil {
+		a.cfg.Log = slog.Default()
 	}
-	if a.Stats == nil {
-		a.Stats = stats.NewRegistry()
+	if a.cfg.Stats == nil {
+		a.cfg.Stats = stats.NewRegistry()
 	}
+	a.quit, a.asked = context.WithCancel(context.Background())
+	a.hurry, a.pressed = context.WithCancel(context.Background())
 	a.state = &state{a: a}
+	a.pipeline = pipeline.New(pipeline.Config{Source: c.Source, Translate: translate.Translate, Group: c.Group, Sink: sink{a},
+		StateFile: c.StateFile, Log: a.cfg.Log, KeepGoing: c.KeepGoing})
+	// The admin API shows all there is to see of a start and of a drain. Connections are taken last and given up first.
 	a.runners = []runner{
 		{"resolver", a.startResolver, func() { a.strict.Close() }},
 		{"engine", a.startPlane, func() { a.plane.Stop(); a.clusters.Close() }},
-		{"configuration", a.startPipeline, nil},
+		a.background("admin API", a.startAdmin),
+		{"first configuration", a.load, func() {}},
+		a.background("configuration", a.watchConfiguration),
 		{"dns proxy", a.startDNS, a.stopDNS},
+		a.background("network watch", a.watchNetwork),
 		{"listeners", a.startListeners, a.drain},
-		{"admin", a.startAdmin, nil},
-		{"network watch", a.startNetwatch, nil},
 	}
 	return a
 }
 
-// Run starts everything, calls ready, and returns once ctx has ended, or Quit was asked for, and all is stopped. An error
-// means that something could not be started; what was is stopped again.
+// Run starts everything, calls ready, and returns once ctx has ended, or Quit was called, and all is stopped. An error
+// means that something could not be started; what was is stopped again. It is called once.
 func (a *App) Run(ctx context.Context, ready func()) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var background sync.WaitGroup
-	a.state.background = &background
-	var err error
+	defer a.cfg.CloseSockets()
+	defer a.pressed()
+	defer a.asked()
+	defer context.AfterFunc(ctx, a.Quit)()
 	started := 0
+	var err error
 	for _, r := range a.runners {
-		if err = r.start(ctx); err != nil {
+		if err = r.start(a.quit); err == nil && a.quit.Err() != nil {
+			started++
+			err = ErrStopped
+		}
+		if err != nil {
 			break
 		}
 		started++
@@ -125,48 +160,61 @@ func (a *App) Run(ctx context.Context, ready func()) error {
 	if err == nil {
 		a.state.live.Store(true)
 		ready()
-		select {
-		case <-ctx.Done():
-		case <-a.quit:
+		<-a.quit.Done()
+	} else {
+		if a.quit.Err() != nil {
+			err = ErrStopped // whatever a start says that was given up
 		}
+		a.pressed() // nothing was served that is worth a wait
 	}
-	a.state.live.Store(false)
+	a.state.draining.Store(true)
 	for i := started - 1; i >= 0; i-- {
-		if stop := a.runners[i].stop; stop != nil {
-			stop()
-		}
-		if a.runners[i].name == "listeners" {
-			cancel() // draining is over: what runs beside stops
-		}
+		a.cfg.Log.Debug("stopping", "part", a.runners[i].name)
+		a.runners[i].stop()
 	}
-	cancel()
-	background.Wait()
 	return err
 }
 
-// Quit ends Run.
-func (a *App) Quit() { a.once.Do(func() { close(a.quit) }) }
+// Quit ends Run, after connections had DrainTime to end. Called again, or after Run's context has ended, it ends that
+// wait. It returns at once.
+func (a *App) Quit() {
+	if a.quit.Err() != nil {
+		a.pressed()
+	}
+	a.asked()
+}
 
-// background runs fn beside the rest until the process stops.
-func (a *App) background(ctx context.Context, name string, fn func(context.Context) error) {
-	a.state.background.Go(func() {
-		if err := fn(ctx); err != nil && !errors.Is(err, context.Canceled) {
-			a.Log.Error(name+" ended", "error", err)
-		}
-	})
+// background makes a runner of something that goes on until it is stopped. What it returns when nobody stopped it is
+// said; the rest goes on.
+func (a *App) background(name string, begin func() func(context.Context) error) runner {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	return runner{name: name, start: func(context.Context) error {
+		run := begin()
+		running.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				a.cfg.Log.Error(name+" ended", "error", err)
+			}
+		})
+		return nil
+	}, stop: func() {
+		cancel()
+		running.Wait()
+	}}
 }
 
 func (a *App) startResolver(context.Context) error {
-	a.resolver = dns.New(dns.Options{Server: a.Config.Resolver})
-	if a.DNSOnHost {
+	a.resolver = dns.New(dns.Options{Server: a.cfg.Resolver})
+	if a.cfg.DNSOnHost {
 		a.resolver.Avoid(a.dnsAddresses()...)
 	}
-	a.strict = discovery.NewStrictDNS(a.resolver, discovery.StrictDNSOptions{Log: a.Log})
+	a.strict = discovery.NewStrictDNS(a.resolver, discovery.StrictDNSOptions{Log: a.cfg.Log})
+	a.dnsproxy = dnsproxy.New(dnsproxy.Options{Upstream: a.resolver, Log: a.cfg.Log})
 	return nil
 }
 
 func (a *App) dnsAddresses() (out []netip.AddrPort) {
-	for _, pc := range a.DNSPacket {
+	for _, pc := range a.cfg.DNSPacket {
 		if u, ok := pc.LocalAddr().(*net.UDPAddr); ok {
 			out = append(out, u.AddrPort())
 		}
@@ -174,55 +222,58 @@ func (a *App) dnsAddresses() (out []netip.AddrPort) {
 	return out
 }
 
-func (a *App) startPlane(ctx context.Context) error {
-	a.clusters = cluster.NewManager(cluster.Options{Log: a.Log, Discovery: cluster.DNS(a.strict), Stats: a.Stats, CompatEnvoy: a.Compat})
-	via, err := upstream.NewForwardProxy(a.ForwardProxy, func(hostport string) (netip.AddrPort, error) { return a.resolveOne(ctx, hostport) })
+func (a *App) startPlane(context.Context) (err error) {
+	a.clusters = cluster.NewManager(cluster.Options{Log: a.cfg.Log, Discovery: cluster.DNS(a.strict), Stats: a.cfg.Stats, CompatEnvoy: a.cfg.Compat})
+	defer func() {
+		if err != nil {
+			a.clusters.Close()
+		}
+	}()
+	a.via, err = upstream.NewForwardProxy(a.cfg.ForwardProxy, a.proxyAddress)
 	if err != nil {
 		return err
 	}
 	a.plane, err = dataplane.New(dataplane.Options{
-		Clusters: a.clusters, Stats: a.Stats, Log: a.Log, Workers: a.Workers, Compat: a.Compat,
-		RegistryOnly: a.RegistryOnly, ProxyDeclaredOnly: a.ProxyDeclaredOnly,
-		OriginalDst: intercept.OriginalDst, Resolve: a.lookup, Via: via, AccessLog: a.AccessLog,
+		Clusters: a.clusters, Stats: a.cfg.Stats, Log: a.cfg.Log, Workers: a.cfg.Workers, Compat: a.cfg.Compat,
+		RegistryOnly: a.cfg.RegistryOnly, ProxyDeclaredOnly: a.cfg.ProxyDeclaredOnly,
+		OriginalDst: intercept.OriginalDst, Resolve: a.lookup, Via: a.via, AccessLog: a.cfg.AccessLog,
 	})
 	return err
 }
 
-func (a *App) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
-	ans := a.resolver.Lookup(ctx, name, dns.All)
-	return ans.Addrs, ans.Err
+// startAdmin serves the admin API on all its sockets.
+func (a *App) startAdmin() func(context.Context) error {
+	h := admin.NewHandler(a.state, admin.Options{Version: a.cfg.Version, Args: a.cfg.Args, Stats: a.cfg.Stats, Level: a.cfg.Level,
+		Log: a.cfg.Log, Node: &corev3.Node{Id: "detour", Locality: a.cfg.Group.Locality}})
+	listeners := a.cfg.Admin
+	a.cfg.Admin = nil
+	return func(ctx context.Context) error {
+		var serving sync.WaitGroup
+		for _, l := range listeners {
+			serving.Go(func() {
+				if err := admin.Serve(ctx, l, h); err != nil {
+					a.cfg.Log.Error("the admin API ended", "error", err)
+				}
+			})
+		}
+		serving.Wait()
+		return nil
+	}
 }
 
-func (a *App) resolveOne(ctx context.Context, hostport string) (netip.AddrPort, error) {
-	host, port, err := net.SplitHostPort(hostport)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	addrs, err := a.lookup(ctx, host)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	if len(addrs) == 0 {
-		return netip.AddrPort{}, fmt.Errorf("%s has no address", host)
-	}
-	return netip.ParseAddrPort(net.JoinHostPort(addrs[0].String(), port))
-}
-
-// startPipeline loads the configuration, so that an error in it ends the start, and waits a little for the nearest
-// endpoints' addresses.
-func (a *App) startPipeline(ctx context.Context) error {
-	a.dnsproxy = dnsproxy.New(dnsproxy.Options{Upstream: a.resolver, Log: a.Log})
-	a.pipeline = pipeline.New(pipeline.Config{Source: a.Source, Translate: translate.Translate, Group: a.Group, Sink: sink{a},
-		StateFile: a.StateFile, Log: a.Log, KeepGoing: a.KeepGoing})
+// load reads the configuration, so that an error in it ends the start, and waits a little for the nearest endpoints'
+// addresses.
+func (a *App) load(ctx context.Context) error {
 	if err := a.pipeline.Load(ctx); err != nil {
 		return err
 	}
 	wait, cancel := context.WithTimeout(ctx, firstAnswers)
 	defer cancel()
 	a.clusters.WaitFirst(wait)
-	a.background(ctx, "configuration", a.pipeline.Run)
 	return nil
 }
+
+func (a *App) watchConfiguration() func(context.Context) error { return a.pipeline.Run }
 
 // sink hands a snapshot to the engine and its names to the DNS proxy.
 type sink struct{ a *App }
@@ -234,65 +285,69 @@ func (s sink) Set(snap *xds.Snapshot) xds.Result {
 }
 
 func (a *App) startDNS(context.Context) error {
-	a.dnsproxy.Serve(a.DNSPacket, a.DNSStream)
+	a.dnsproxy.Serve(a.cfg.DNSPacket, a.cfg.DNSStream)
+	a.cfg.DNSPacket, a.cfg.DNSStream = nil, nil
 	return nil
 }
 
 func (a *App) stopDNS() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(a.hurry, time.Second)
 	defer cancel()
 	_ = a.dnsproxy.Shutdown(ctx)
 }
 
-func (a *App) startListeners(context.Context) error {
-	for _, fd := range a.Redirected {
-		if err := a.plane.Listen(fd, dataplane.Redirected); err != nil {
-			return err
-		}
-	}
-	for _, fd := range a.HTTPProxy {
-		if err := a.plane.Listen(fd, dataplane.ForwardProxy); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// drain lets connections end. It returns when there are none, or DrainTime is over.
-func (a *App) drain() {
-	a.plane.Drain()
-	deadline := time.NewTimer(a.DrainTime)
-	defer deadline.Stop()
-	poll := time.NewTicker(10 * time.Millisecond)
-	defer poll.Stop()
-	for a.plane.Connections() > 0 {
-		select {
-		case <-deadline.C:
-			return
-		case <-poll.C:
-		}
-	}
-}
-
-func (a *App) startAdmin(ctx context.Context) error {
-	h := admin.NewHandler(a.state, admin.Options{Version: a.Version, Args: a.Args, Stats: a.Stats, Level: a.Level, Log: a.Log,
-		Node: &corev3.Node{Id: "detour", Locality: a.Group.Locality}})
-	for _, l := range a.Admin {
-		a.background(ctx, "admin", func(ctx context.Context) error { return admin.Serve(ctx, l, h) })
-	}
-	return nil
-}
-
-func (a *App) startNetwatch(ctx context.Context) error {
-	if a.NoNetwatch {
-		return nil
-	}
-	a.background(ctx, "network watch", func(ctx context.Context) error {
+func (a *App) watchNetwork() func(context.Context) error {
+	return func(ctx context.Context) error {
 		return discovery.WatchNetwork(ctx, func() {
-			a.Log.Info("the network changed: idle connections are dropped, names are looked up again")
+			a.cfg.Log.Info("the network changed: idle connections are dropped, names are looked up again")
 			a.strict.ReloadAll()
 			a.plane.NetworkChanged()
+			if err := a.via.Refresh(); err != nil {
+				a.cfg.Log.Warn("the address of the inherited proxy is not known here", "error", err)
+			}
 		})
-	})
+	}
+}
+
+func (a *App) startListeners(context.Context) error {
+	for _, l := range []struct {
+		fds  *[]int
+		kind dataplane.Kind
+	}{{&a.cfg.Redirected, dataplane.Redirected}, {&a.cfg.HTTPProxy, dataplane.ForwardProxy}} {
+		for len(*l.fds) > 0 {
+			fd := (*l.fds)[0]
+			*l.fds = (*l.fds)[1:]
+			if err := a.plane.Listen(fd, l.kind); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
+}
+
+// drain takes no more connections and lets those that are there end. It returns when there are none, DrainTime is over,
+// or somebody is in a hurry.
+func (a *App) drain() {
+	a.plane.Drain()
+	if a.cfg.DrainTime <= 0 {
+		return
+	}
+	a.cfg.Log.Info("draining", "connections", a.plane.Connections(), "at_most", a.cfg.DrainTime)
+	over, cancel := context.WithTimeout(a.hurry, a.cfg.DrainTime)
+	defer cancel()
+	poll := time.NewTicker(drainPoll)
+	defer poll.Stop()
+	for { // a worker may be accepting a connection at this moment, so the first look comes after a pause
+		select {
+		case <-over.Done():
+			if n := a.plane.Connections(); n > 0 {
+				a.cfg.Log.Warn("connections are cut that did not end in time", "connections", n)
+			}
+			return
+		case <-poll.C:
+			if a.plane.Connections() == 0 {
+				return
+			}
+		}
+	}
 }

@@ -2,7 +2,6 @@ package app
 
 import (
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,10 +16,9 @@ import (
 
 // state is what the admin API sees of the process (admin.State).
 type state struct {
-	a          *App
-	live       atomic.Bool
-	draining   atomic.Bool
-	background *sync.WaitGroup
+	a        *App
+	live     atomic.Bool
+	draining atomic.Bool
 }
 
 var _ admin.State = (*state)(nil)
@@ -72,13 +70,22 @@ func (s *state) Listeners() *adminv3.Listeners {
 	return out
 }
 
-// Rejected implements admin.State.
+// Rejected implements admin.State: objects of the configuration, and resources that the engine refused.
 func (s *state) Rejected() (out []admin.Rejected) {
 	status := s.a.pipeline.Status()
 	for _, i := range status.Issues {
-		if i.Severity == config.Error {
-			out = append(out, admin.Rejected{Name: i.Object.String(), Origin: i.Origin.String(), Reason: i.Message, Version: status.Version, At: status.Updated})
+		if i.Severity != config.Error || i.Code == config.CodeSinkRejected { // those the engine tells of itself
+			continue
 		}
+		name := i.Origin.File // a document that can't be read has no object
+		if i.Object != (config.Key{}) {
+			name = i.Object.String()
+		}
+		reason := i.Message
+		if i.Field != "" {
+			reason = i.Field + ": " + reason
+		}
+		out = append(out, admin.Rejected{Name: name, Origin: i.Origin.String(), Reason: reason, At: status.Updated})
 	}
 	snap, at, rejected := s.a.plane.Snapshot()
 	for _, r := range rejected {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"runtime"
@@ -17,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"detour.dev/detour/internal/admin"
 	"detour.dev/detour/internal/app"
 	"detour.dev/detour/internal/config/pipeline"
 	"detour.dev/detour/internal/config/source/dir"
@@ -64,7 +61,8 @@ Envoy's shapes. The configuration is read again whenever its files change.
 The forward proxy takes absolute-form requests, CONNECT, and plain requests routed by their Host. It serves
 declared hosts only, unless --outbound-policy allow-any is given. An empty address turns a listener off.
 
-SIGTERM or SIGINT drains: requests under way finish, at most --drain-time long; a second one ends at once.`,
+SIGTERM or SIGINT drains: no new connections, requests under way finish, at most --drain-time long; a second
+one ends at once. The exit status is 0 then, 1 when the start failed, 2 when it was called wrongly.`,
 		Example: `  detour proxy -f config/ --locality us-east1
   curl -H 'Host: mydb.com' http://127.0.0.1:15080/
   http_proxy=http://127.0.0.1:15080 curl http://mydb.com/
@@ -106,13 +104,13 @@ func parsePolicy(s string) (registryOnly bool, err error) {
 	return false, fmt.Errorf("--outbound-policy %q: not one of allow-any, registry-only", s)
 }
 
-func (f *proxyFlags) run(c *cobra.Command) error {
+func (f *proxyFlags) run(c *cobra.Command) (err error) {
 	if len(f.paths) == 0 {
 		return usagef("no configuration: -f PATH is needed (see 'detour proxy --help')")
 	}
 	cfg, err := f.config(c)
 	if err != nil {
-		return &ExitError{Status: ExitUsage, Err: err}
+		return usagef("%w (see 'detour proxy --help')", err)
 	}
 	if f.locality == "" {
 		cfg.Log.Warn("no --locality and no DETOUR_LOCALITY: no endpoint counts as near")
@@ -124,17 +122,55 @@ func (f *proxyFlags) run(c *cobra.Command) error {
 	defer closeLog()
 	bound, err := f.bind(cfg)
 	if err != nil {
+		cfg.CloseSockets()
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
-	context.AfterFunc(ctx, stop) // the second signal is the default one: it ends the process
-	err = app.New(*cfg).Run(ctx, func() { cfg.Log.Info("serving", bound...) })
-	return configError(err)
+	a := app.New(*cfg)
+	defer obey(a, cfg.Log)()
+	err = a.Run(context.Background(), func() { cfg.Log.Info("serving", bound...) })
+	if errors.Is(err, app.ErrStopped) {
+		return nil // as it was told
+	}
+	return configError(err, "; --keep-going starts with what is good")
 }
 
-// configError makes every error of a configuration a line of its own.
-func configError(err error) error {
+// obey makes signals stop the process: the first drains, the second ends at once, the third is the system's. SIGHUP, by
+// which daemons are told to read their configuration again, does nothing, since that is read whenever it changes. A log
+// whose reader has gone must not end the process, so SIGPIPE does nothing either.
+func obey(a *app.App, log *slog.Logger) (undo func()) {
+	signals, done := make(chan os.Signal, 8), make(chan struct{})
+	stopping := []os.Signal{syscall.SIGTERM}
+	if !signal.Ignored(os.Interrupt) { // a shell's background job leaves ^C to others
+		stopping = append(stopping, os.Interrupt)
+	}
+	signal.Notify(signals, append(stopping, syscall.SIGHUP, syscall.SIGPIPE)...)
+	go func() {
+		for times := 0; ; {
+			select {
+			case <-done:
+				return
+			case s := <-signals:
+				switch s {
+				case syscall.SIGPIPE:
+				case syscall.SIGHUP:
+					log.Info("hangup: nothing to do, the configuration is read whenever it changes")
+				default:
+					if times++; times == 2 {
+						signal.Reset(stopping...)
+					}
+					a.Quit()
+				}
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(done)
+	}
+}
+
+// configError makes every error of a configuration a line of its own. hint says what can be done instead.
+func configError(err error, hint string) error {
 	var bad pipeline.Errors
 	if !errors.As(err, &bad) {
 		return err
@@ -142,7 +178,11 @@ func configError(err error) error {
 	for _, i := range bad {
 		fmt.Fprintln(os.Stderr, i)
 	}
-	return &ExitError{Status: ExitFailed, Err: fmt.Errorf("%d error(s) in the configuration; --keep-going starts with what is good", len(bad))}
+	count := "1 error"
+	if len(bad) != 1 {
+		count = fmt.Sprintf("%d errors", len(bad))
+	}
+	return &ExitError{Status: ExitFailed, Err: fmt.Errorf("%s in the configuration%s", count, hint)}
 }
 
 func (f *proxyFlags) config(c *cobra.Command) (*app.Config, error) {
@@ -152,13 +192,16 @@ func (f *proxyFlags) config(c *cobra.Command) (*app.Config, error) {
 	}
 	level := new(slog.LevelVar)
 	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
-		return nil, fmt.Errorf("--log-level: %w", err)
+		return nil, fmt.Errorf("--log-level %q: not one of debug, info, warn, error", f.logLevel)
 	}
 	if f.compat != "" && f.compat != "envoy" {
 		return nil, fmt.Errorf("--compat %q: only envoy is known here", f.compat)
 	}
 	if f.workers < 1 || f.workers > 256 {
 		return nil, fmt.Errorf("--concurrency %d: not in 1 to 256", f.workers)
+	}
+	if f.drain < 0 {
+		return nil, fmt.Errorf("--drain-time %s: less than nothing", f.drain)
 	}
 	if !slices.Contains([]string{"text", "json"}, f.logFormat) {
 		return nil, fmt.Errorf("--access-log-format %q: not one of text, json", f.logFormat)
@@ -190,8 +233,13 @@ func (f *proxyFlags) openAccessLog(cfg *app.Config) (func(), error) {
 	if f.accessLog == "" {
 		return func() {}, nil
 	}
-	out := os.Stdout // not opened by its name: that would have a position of its own, and fails on a socket
-	if f.accessLog != "/dev/stdout" {
+	var out *os.File
+	switch f.accessLog { // not opened by name: that would have a position of its own, and fails on a socket
+	case "/dev/stdout":
+		out = os.Stdout
+	case "/dev/stderr":
+		out = os.Stderr
+	default:
 		var err error
 		if out, err = os.OpenFile(f.accessLog, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644); err != nil {
 			return nil, fmt.Errorf("--access-log: %w", err)
@@ -204,81 +252,11 @@ func (f *proxyFlags) openAccessLog(cfg *app.Config) (func(), error) {
 	l := accesslog.New(out, format, cfg.Stats.Detour())
 	cfg.AccessLog = l.Log
 	return func() {
-		_ = l.Close()
-		_ = out.Close()
+		if err := l.Close(); err != nil {
+			cfg.Log.Warn("the access log is not complete", "error", err)
+		}
+		if out != os.Stdout && out != os.Stderr {
+			_ = out.Close()
+		}
 	}, nil
 }
-
-// bind opens all listeners, and gives what is said of them in one line.
-func (f *proxyFlags) bind(cfg *app.Config) (said []any, err error) {
-	for _, l := range []struct {
-		flag, addr string
-		fds        *[]int
-	}{{"listen", f.listen, &cfg.Redirected}, {"http-proxy", f.httpProxy, &cfg.HTTPProxy}} {
-		if l.addr == "" {
-			continue
-		}
-		fd, at, err := listenFD(l.addr)
-		if err != nil {
-			return nil, fmt.Errorf("--%s: %w", l.flag, err)
-		}
-		*l.fds = append(*l.fds, fd)
-		said = append(said, strings.ReplaceAll(l.flag, "-", "_"), at)
-	}
-	if f.dns != "" {
-		at, err := bindDNS(cfg, f.dns)
-		if err != nil {
-			return nil, fmt.Errorf("--dns: %w", err)
-		}
-		said = append(said, "dns", at)
-	}
-	if f.admin != "" {
-		l, err := admin.Listen(f.admin)
-		if err != nil {
-			return nil, fmt.Errorf("--admin: %w", err)
-		}
-		cfg.Admin = append(cfg.Admin, l)
-		said = append(said, "admin", l.Addr().String())
-	}
-	if l, err := admin.ListenPrivate(); err == nil {
-		cfg.Admin = append(cfg.Admin, l)
-	} else {
-		cfg.Log.Debug("detour ps will not show this process", "error", err)
-	}
-	return said, nil
-}
-
-// bindDNS listens on one address for UDP and TCP; with port 0 both get the same.
-func bindDNS(cfg *app.Config, addr string) (string, error) {
-	pc, err := net.ListenPacket("udp", addr)
-	if err != nil {
-		return "", err
-	}
-	ln, err := net.Listen("tcp", pc.LocalAddr().String())
-	if err != nil {
-		_ = pc.Close()
-		return "", err
-	}
-	cfg.DNSPacket = append(cfg.DNSPacket, pc)
-	cfg.DNSStream = append(cfg.DNSStream, ln)
-	return pc.LocalAddr().String(), nil
-}
-
-// listenFD gives a listening, non-blocking descriptor of its own.
-func listenFD(addr string) (fd int, at string, err error) {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return -1, "", err
-	}
-	defer l.Close()
-	raw, err := l.(*net.TCPListener).SyscallConn()
-	if err != nil {
-		return -1, "", err
-	}
-	if cerr := raw.Control(func(p uintptr) { fd, err = dupCloexec(int(p)) }); cerr != nil {
-		return -1, "", cerr
-	}
-	return fd, l.Addr().String(), err
-}
-
-var _ io.Closer = (*proxyInRun)(nil)

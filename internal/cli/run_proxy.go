@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"detour.dev/detour/internal/admin"
@@ -35,50 +37,30 @@ func (p *proxyInRun) Close() error {
 }
 
 // runProxy starts the proxy that serves COMMAND and returns when it is ready; COMMAND starts afterwards. inside are the
-// sockets in COMMAND's network namespace, which the proxy takes over; it is nil when only the environment leads COMMAND to the
-// proxy, which then listens as an HTTP forward proxy on a free port of the host's loopback. inherited are proxy settings,
-// "name=value", that detour's own dials follow. What it prints goes to stderr.
+// sockets in COMMAND's network namespace, which the proxy takes over whether it starts or not; it is nil when only the
+// environment leads COMMAND to the proxy, which then listens as an HTTP forward proxy on a free port of the host's
+// loopback. inherited are proxy settings, "name=value", that detour's own dials follow. What it prints goes to stderr.
 func runProxy(ctx context.Context, f *runFlags, inside *netns.Sockets, inherited []string) (runningProxy, error) {
-	registryOnly, err := parsePolicy(f.policy)
-	if err != nil {
-		return nil, err
-	}
-	level := new(slog.LevelVar)
-	level.Set(slog.LevelWarn)
-	if f.verbose {
-		level.Set(slog.LevelInfo)
-	}
-	cfg := app.Config{
-		Source: dir.New(f.paths, dir.Options{}), Group: f.nodeGroup(registryOnly), StateFile: pipeline.DefaultStateFile(),
-		RegistryOnly: registryOnly, Workers: 1, ForwardProxy: proxyVariables(inherited), Stats: stats.NewRegistry(),
-		Level: level, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), Version: version(), Args: os.Args,
-	}
-	if f.resolver != "" {
-		if cfg.Resolver, err = dns.ParseServer(f.resolver); err != nil {
-			return nil, fmt.Errorf("--resolver: %w", err)
-		}
-	}
-	if f.verbose {
-		cfg.AccessLog = sayRequest
-	}
 	p := &proxyInRun{done: make(chan error, 1)}
+	cfg := &app.Config{}
 	if inside != nil {
 		cfg.Redirected, cfg.DNSPacket, cfg.DNSStream = inside.Capture, inside.DNSPacket, inside.DNSStream
-	} else {
-		fd, at, err := listenFD("127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		cfg.HTTPProxy, p.httpProxy = []int{fd}, at
 	}
-	if l, err := admin.ListenPrivate(); err == nil {
-		cfg.Admin = append(cfg.Admin, l)
-	} else {
-		note("detour pc and ps will not find this run: %v", err)
+	if err := p.configure(cfg, f, inside == nil, inherited); err != nil {
+		cfg.CloseSockets()
+		return nil, err
 	}
+	// A reader of standard error that has gone must not end the proxy under COMMAND.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, p.cancel = context.WithCancel(ctx)
 	ready := make(chan struct{})
-	go func() { p.done <- app.New(cfg).Run(ctx, func() { close(ready) }) }()
+	go func() {
+		err := app.New(*cfg).Run(ctx, func() { close(ready) })
+		if err == nil && ctx.Err() == nil {
+			note("the proxy was told to quit by its admin API: the command's connections fail from now on")
+		}
+		p.done <- err
+	}()
 	select {
 	case <-ready:
 		return p, nil
@@ -88,9 +70,45 @@ func runProxy(ctx context.Context, f *runFlags, inside *netns.Sockets, inherited
 	}
 }
 
+// configure says what run's proxy is made of.
+func (p *proxyInRun) configure(cfg *app.Config, f *runFlags, listen bool, inherited []string) error {
+	registryOnly, err := parsePolicy(f.policy)
+	if err != nil {
+		return err
+	}
+	level := new(slog.LevelVar)
+	level.Set(slog.LevelWarn)
+	if f.verbose {
+		level.Set(slog.LevelInfo)
+		cfg.AccessLog = sayRequest
+	}
+	cfg.Source, cfg.Group, cfg.StateFile = dir.New(f.paths, dir.Options{}), f.nodeGroup(registryOnly), pipeline.DefaultStateFile()
+	cfg.RegistryOnly, cfg.Workers, cfg.ForwardProxy, cfg.Stats = registryOnly, 1, proxyVariables(inherited), stats.NewRegistry()
+	cfg.Level, cfg.Log = level, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	cfg.Version, cfg.Args = version(), os.Args
+	if f.resolver != "" {
+		if cfg.Resolver, err = dns.ParseServer(f.resolver); err != nil {
+			return fmt.Errorf("--resolver: %w", err)
+		}
+	}
+	if listen {
+		fd, at, err := listenFD("127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		cfg.HTTPProxy, p.httpProxy = []int{fd}, at
+	}
+	if l, err := admin.ListenPrivate(); err == nil {
+		cfg.Admin = append(cfg.Admin, l)
+	} else {
+		note("detour pc and ps will not find this run: %v", err)
+	}
+	return nil
+}
+
 // runConfigError prints a configuration's errors, one line each; standard error is COMMAND's too, but COMMAND does not start.
 func runConfigError(err error) error {
-	if e, ok := configError(err).(*ExitError); ok {
+	if e, ok := configError(err, "").(*ExitError); ok {
 		return e.Err
 	}
 	return err
@@ -126,7 +144,7 @@ func sayRequest(i *streaminfo.Info) {
 		if name == "" {
 			name = i.OriginalDst.String()
 		}
-		fmt.Fprintf(&b, "connection to %s, %d bytes up, %d down", name, i.BytesReceived, i.BytesSent)
+		fmt.Fprintf(&b, "connection to %q, %d bytes up, %d down", name, i.BytesReceived, i.BytesSent)
 	}
 	if i.UpstreamHost.IsValid() {
 		fmt.Fprintf(&b, " from %s (%s), priority %d", i.UpstreamHostname, i.UpstreamHost, i.Priority)
