@@ -75,6 +75,9 @@ func New(o Options) (*Plane, error) {
 	for range max(o.Workers, 1) {
 		w, err := newWorker(p)
 		if err != nil {
+			for _, w := range p.workers {
+				go w.d.Run() // it has nothing to do but to end, which is what Stop waits for
+			}
 			p.Stop()
 			return nil, err
 		}
@@ -211,8 +214,10 @@ func (p *Plane) Connections() (n int) {
 // Stop ends the workers and closes every connection.
 func (p *Plane) Stop() {
 	for _, w := range p.workers {
-		w.d.Post(w.closeAll)
-		w.d.Stop()
+		w.d.Post(func() { // in one turn: a loop that finds itself stopped does not look at what was posted
+			w.closeAll()
+			w.d.Stop()
+		})
 	}
 	for _, w := range p.workers {
 		<-w.d.Done()
