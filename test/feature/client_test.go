@@ -191,3 +191,6 @@ func served(t testing.TB, gets []result, limit time.Duration) {
 	}
 	t.Logf("%d GETs: %v, the slowest took %v", len(gets), bodies(gets), slowest)
 }
+
+// limit bounds everything that is done with a connection.
+func limit(c net.Conn) { _ = c.SetDeadline(time.Now().Add(patience)) }

@@ -80,7 +80,7 @@ func (w *world) start(cmd *exec.Cmd) *process {
 }
 
 func tail(s string) string {
-	const most = 6000
+	const most = 3000
 	if len(s) > most {
 		return "…" + s[len(s)-most:]
 	}
@@ -89,7 +89,7 @@ func tail(s string) string {
 
 // environment is what commands get: nothing of the caller's own.
 func (w *world) environment(more ...string) []string {
-	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.scratch, "XDG_RUNTIME_DIR=" + w.scratch, "XDG_STATE_HOME=" + w.scratch,
+	return append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + w.scratch, "XDG_RUNTIME_DIR=" + w.scratch, "XDG_STATE_HOME=" + w.scratch,
 		"TMPDIR=" + w.scratch,
 		"GORACE=atexit_sleep_ms=0"}, more...)
 }
