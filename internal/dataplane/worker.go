@@ -82,6 +82,7 @@ func (p *Plane) Bound() []Bound {
 func (p *Plane) Listen(fd int, kind Kind) error {
 	sa, err := unix.Getsockname(fd)
 	if err != nil {
+		unix.Close(fd)
 		return err
 	}
 	local := event.AddrPort(sa)
