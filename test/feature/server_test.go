@@ -26,7 +26,8 @@ type delivery struct {
 	Path   string
 	Host   string
 	SNI    string
-	ID     string // X-Request-Id, which the tests' clients make unique
+	TLS    *tls.ConnectionState // nil: plain text
+	ID     string               // X-Request-Id, which the tests' clients make unique
 	Header http.Header
 }
 
@@ -63,7 +64,8 @@ type behaviour struct {
 type service struct {
 	s    *site
 	port uint16
-	cert *testcert.Pair // nil: plain HTTP
+	cert *testcert.Pair
+	tls  *tls.Config // nil: plain HTTP
 
 	mu    sync.Mutex
 	now   behaviour
@@ -74,13 +76,18 @@ type service struct {
 }
 
 // http begins to serve HTTP on a port.
-func (s *site) http(port uint16) *service { return s.serve(port, nil) }
+func (s *site) http(port uint16) *service { return s.serve(port, nil, nil) }
 
 // https begins to serve HTTP over TLS on a port.
-func (s *site) https(port uint16, cert *testcert.Pair) *service { return s.serve(port, cert) }
+func (s *site) https(port uint16, cert *testcert.Pair) *service {
+	return s.serve(port, cert, &tls.Config{})
+}
 
-func (s *site) serve(port uint16, cert *testcert.Pair) *service {
-	v := &service{s: s, port: port, cert: cert}
+func (s *site) serve(port uint16, cert *testcert.Pair, config *tls.Config) *service {
+	v := &service{s: s, port: port, cert: cert, tls: config}
+	if config != nil {
+		config.GetCertificate = v.certificate
+	}
 	s.ports[port] = v
 	v.start(s.w.t)
 	return v
@@ -136,8 +143,8 @@ func (v *service) start(t testing.TB) {
 	v.mu.Unlock()
 	var wg sync.WaitGroup
 	for _, l := range ls {
-		if v.cert != nil {
-			l = tls.NewListener(l, &tls.Config{GetCertificate: v.certificate})
+		if v.tls != nil {
+			l = tls.NewListener(l, v.tls)
 		}
 		wg.Go(func() { _ = srv.Serve(l) })
 	}
@@ -173,7 +180,7 @@ func (v *service) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 func (v *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d := delivery{Site: v.s.name, Port: v.port, Method: r.Method, Path: r.URL.Path, Host: r.Host, ID: r.Header.Get("X-Request-Id"), Header: r.Header}
 	if r.TLS != nil {
-		d.SNI = r.TLS.ServerName
+		d.SNI, d.TLS = r.TLS.ServerName, r.TLS
 	}
 	v.s.w.deliver(d)
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
