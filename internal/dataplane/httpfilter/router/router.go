@@ -352,11 +352,11 @@ func (r *Router) read() {
 			return
 		}
 		n, err := c.Stream.Read(room)
+		if err == event.ErrAgain && (r.writeErr == nil || !c.Sock.PeerClosed()) {
+			return // after a failed write the event of what broke the connection is still to come
+		}
 		if err != nil && r.writeErr != nil {
 			err = r.writeErr // a reset that was told once shows as an end afterwards
-		}
-		if err == event.ErrAgain {
-			return
 		}
 		if err != nil {
 			r.upstreamEnded(err)

@@ -29,7 +29,8 @@ const (
 	halfClosed  = 5 * time.Minute  // for the answer to a client that has ended its direction
 	lingerFor   = 2 * time.Second  // for the client to read an answer given before its request was read
 	lingerBytes = 1 << 20
-	turnBytes   = 1 << 20 // what one connection reads before others get their turn
+	turnBytes   = 1 << 20  // of a body, read before others get their turn
+	turnHeads   = 64 << 10 // of requests that were answered at once
 )
 
 // Decision is where a request goes.
@@ -183,7 +184,7 @@ func (c *Conn) onReadable() {
 // readHead reads towards the next request.
 func (c *Conn) readHead() {
 	for read := 0; c.state == reading; {
-		if read >= turnBytes {
+		if read >= turnHeads {
 			c.s.Again()
 			return
 		}
