@@ -66,16 +66,16 @@ func (e *httpEnv) Decide(c *hcm.Conn, req *http1.Head) hcm.Decision {
 		return noRoute()
 	}
 	if rt == nil || rt.CatchAll {
-		return e.undeclared(rt, authority, port)
+		return e.undeclared(st, rt, authority, port)
 	}
-	return e.toCluster(rt, authority)
+	return e.toCluster(st, rt, authority)
 }
 
-func (e *httpEnv) toCluster(rt *route.Route, authority []byte) hcm.Decision {
+func (e *httpEnv) toCluster(st *state, rt *route.Route, authority []byte) hcm.Decision {
 	if rt.Direct != nil {
 		return hcm.Decision{Route: rt}
 	}
-	c := e.w.p.Clusters.Get(rt.Cluster)
+	c := st.clusters[rt.Cluster]
 	if c == nil {
 		return hcm.Decision{Err: &proxyerr.Error{Flags: streaminfo.NoClusterFound, Source: proxyerr.Config}}
 	}
@@ -96,7 +96,7 @@ var passthroughRoute = &route.Route{Name: "allow_any", Cluster: passthroughClust
 	Retry: route.Retry{Mode: route.RetryDefault}}
 
 // undeclared decides about a Host that nothing declares.
-func (e *httpEnv) undeclared(rt *route.Route, authority []byte, port uint16) hcm.Decision {
+func (e *httpEnv) undeclared(st *state, rt *route.Route, authority []byte, port uint16) hcm.Decision {
 	p := e.w.p
 	if p.RegistryOnly || e.entry.proxy && p.ProxyDeclaredOnly {
 		if rt != nil && rt.Direct != nil {
@@ -111,9 +111,9 @@ func (e *httpEnv) undeclared(rt *route.Route, authority []byte, port uint16) hcm
 		if rt == nil || rt.Cluster == passthroughCluster {
 			rt = passthroughRoute
 		}
-		return e.toCluster(rt, authority)
+		return e.toCluster(st, rt, authority)
 	}
-	d := e.toCluster(passthroughRoute, authority)
+	d := e.toCluster(st, passthroughRoute, authority)
 	d.Lookup, d.Port = hostname(string(authority)), port
 	return d
 }
@@ -206,7 +206,7 @@ func (st *state) serves(l *listener.Config, host string, dst netip.AddrPort) boo
 
 func (w *worker) connectDeclared(in *inbound, l *listener.Config) *proxyerr.Error {
 	if ch := l.Chain(listener.Facts{Dst: in.dst, ServerName: in.name}); ch != nil && ch.Cluster != "" && !l.TLS && ch.Cluster != passthroughCluster {
-		c := w.p.Clusters.Get(ch.Cluster)
+		c := w.p.state.Load().clusters[ch.Cluster]
 		if c == nil {
 			return &proxyerr.Error{Flags: streaminfo.NoClusterFound, Source: proxyerr.Config}
 		}
@@ -226,7 +226,7 @@ func (w *worker) connectDeclared(in *inbound, l *listener.Config) *proxyerr.Erro
 const connectRefusal = "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 func (w *worker) connectUndeclared(in *inbound, addrs []netip.AddrPort) {
-	c := w.p.Clusters.Get(passthroughCluster)
+	c := w.p.state.Load().clusters[passthroughCluster]
 	if len(addrs) == 0 || c == nil || isAllocated(addrs[0].Addr()) {
 		_, _ = in.s.Write([]byte(connectRefusal))
 		in.s.Close()

@@ -83,7 +83,7 @@ func isAllocated(a netip.Addr) bool { return allocated[0].Contains(a) || allocat
 
 // passthrough dials where the application wanted to go.
 func (w *worker) passthrough(in *inbound, hello *tlsinspector.Hello) {
-	c := w.p.Clusters.Get(passthroughCluster)
+	c := w.p.state.Load().clusters[passthroughCluster]
 	if c == nil {
 		in.s.Abort()
 		return
@@ -116,7 +116,7 @@ func (w *worker) take(in *inbound, ch *listener.Chain, hello *tlsinspector.Hello
 }
 
 func (w *worker) takeTCP(in *inbound, ch *listener.Chain, hello *tlsinspector.Hello) {
-	c := w.p.Clusters.Get(ch.Cluster)
+	c := w.p.state.Load().clusters[ch.Cluster]
 	if c == nil || ch.Cluster == blackHoleCluster {
 		in.s.Abort()
 		return

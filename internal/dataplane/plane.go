@@ -61,6 +61,7 @@ type Plane struct {
 // state is a compiled snapshot. It is immutable and swapped as a whole.
 type state struct {
 	snapshot  *xds.Snapshot
+	clusters  map[string]*cluster.Cluster
 	tables    map[string]*route.Table
 	listeners *listener.Set
 	configs   map[string]*listener.Config
@@ -101,11 +102,11 @@ func (p *Plane) Set(s *xds.Snapshot) xds.Result {
 	p.updates.Lock()
 	defer p.updates.Unlock()
 	old := p.state.Load()
-	bad := p.Clusters.Update(s)
+	var bad []xds.Rejection
 	st := &state{snapshot: s, tables: map[string]*route.Table{}, configs: map[string]*listener.Config{},
 		declared: map[netip.Addr]bool{}, names: map[string][]netip.Addr{}}
 	for _, rc := range s.Routes {
-		t, err := route.Compile(rc)
+		t, err := route.Compile(rc, s.Foreign)
 		if err != nil {
 			bad = append(bad, xds.Rejection{TypeURL: routeType, Name: rc.GetName(), Reason: err.Error()})
 			if t = old.tables[rc.GetName()]; t == nil {
@@ -128,6 +129,8 @@ func (p *Plane) Set(s *xds.Snapshot) xds.Result {
 	}
 	st.listeners = listener.NewSet(all)
 	st.declare(s, all)
+	bad = append(p.Clusters.Update(s), bad...)
+	st.clusters = p.Clusters.Table()
 	p.state.Store(st)
 	p.mu.Lock()
 	p.applied, p.rejected = time.Now(), bad

@@ -24,6 +24,8 @@ type Snapshot struct {
 	Endpoints []*endpointv3.ClusterLoadAssignment
 	Listeners []*listenerv3.Listener
 	Routes    []*routev3.RouteConfiguration
+	// Foreign says that another control plane made the snapshot: nothing in it carries detour's own marks.
+	Foreign bool
 	// Names is what the DNS proxy answers from: Istio's NDS name table. Sorted by host.
 	Names []Name
 }

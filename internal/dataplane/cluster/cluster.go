@@ -87,10 +87,10 @@ func (c *Cluster) Attempt(e *lb.Endpoint) lb.Result {
 	return r
 }
 
-// AnotherWell tells whether an endpoint other than than is neither ejected nor suspect (E3's decisions); without
-// crossPriority only those of its priority count.
-func (c *Cluster) AnotherWell(than *lb.Host, crossPriority bool) bool {
-	return c.set.Load().AnotherWell(than, crossPriority)
+// AnotherWell tells whether an endpoint other than than and those tried is neither ejected nor suspect (E3's decisions);
+// without crossPriority only those of its priority count.
+func (c *Cluster) AnotherWell(than *lb.Host, crossPriority bool, tried ...*lb.Host) bool {
+	return c.set.Load().AnotherWell(than, crossPriority, tried...)
 }
 
 // Report judges an endpoint by something that no attempt waits for: Result.Done's part, and for a hedged connection

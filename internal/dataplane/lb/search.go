@@ -1,5 +1,7 @@
 package lb
 
+import "slices"
+
 // search is Pick's slow path: the endpoint that the algorithm gave may not be used, or not now. It looks at the hosts as
 // they are, not as they were when the set was made. first is what the algorithm gave, or nil.
 func (s *HostSet) search(in *PickInfo, p int, first *Endpoint, rnd func() uint64) (Result, error) {
@@ -8,6 +10,14 @@ func (s *HostSet) search(in *PickInfo, p int, first *Endpoint, rnd func() uint64
 	res := Result{Panic: inPanic}
 	chosen := s.tiers[p].Endpoints
 
+	if retry {
+		// Another address of the same name first: it is as near, and as likely to hold what the request asks for.
+		last := in.Tried[len(in.Tried)-1]
+		same := func(e *Endpoint) bool { return e.Name == last.Name && e.Name != "" }
+		if res.Endpoint = pickWhere(chosen, in, inPanic, false, rnd, same); res.Endpoint != nil {
+			return res, nil
+		}
+	}
 	if res.Endpoint = pickAmong(chosen, in, inPanic, false, rnd); res.Endpoint != nil {
 		return res, nil
 	}
@@ -45,8 +55,13 @@ func (s *HostSet) search(in *PickInfo, p int, first *Endpoint, rnd func() uint64
 // pickAmong gives one of the untried, usable endpoints at random, each with the same chance (whatever its weight: this is a
 // detour that lasts until the next HostSet); inPanic takes the unusable too, suspects only the suspect, or only the others.
 func pickAmong(eps []*Endpoint, in *PickInfo, inPanic, suspects bool, rnd func() uint64) *Endpoint {
+	return pickWhere(eps, in, inPanic, suspects, rnd, nil)
+}
+
+// pickWhere is pickAmong for the endpoints that where, if not nil, admits.
+func pickWhere(eps []*Endpoint, in *PickInfo, inPanic, suspects bool, rnd func() uint64, where func(*Endpoint) bool) *Endpoint {
 	fits := func(e *Endpoint) bool {
-		return e.Suspect() == suspects && (inPanic || e.Usable()) && !in.tried(e.Host)
+		return e.Suspect() == suspects && (inPanic || e.Usable()) && !in.tried(e.Host) && (where == nil || where(e))
 	}
 	n := 0
 	for _, e := range eps {
@@ -84,9 +99,9 @@ func longestEjected(eps []*Endpoint, in *PickInfo) *Endpoint {
 	return best
 }
 
-// AnotherWell tells whether an endpoint other than than could serve at once: neither ejected nor suspect. crossPriority
-// looks beyond the priority of than.
-func (s *HostSet) AnotherWell(than *Host, crossPriority bool) bool {
+// AnotherWell tells whether an endpoint other than than and those tried before could serve at once: neither ejected nor
+// suspect. crossPriority looks beyond the priority of than.
+func (s *HostSet) AnotherWell(than *Host, crossPriority bool, tried ...*Host) bool {
 	priority := int64(-1)
 	if !crossPriority {
 		for _, e := range s.all {
@@ -97,7 +112,7 @@ func (s *HostSet) AnotherWell(than *Host, crossPriority bool) bool {
 		}
 	}
 	for _, e := range s.all {
-		if e.Host != than && (priority < 0 || int64(e.Priority) == priority) && e.Usable() && !e.Suspect() {
+		if e.Host != than && (priority < 0 || int64(e.Priority) == priority) && e.Usable() && !e.Suspect() && !slices.Contains(tried, e.Host) {
 			return true
 		}
 	}

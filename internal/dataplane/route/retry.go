@@ -63,7 +63,7 @@ type Retry struct {
 	MaxInterval  time.Duration
 }
 
-func compileRetry(p *routev3.RetryPolicy, marked bool) (Retry, error) {
+func compileRetry(p *routev3.RetryPolicy, marked, foreign bool) (Retry, error) {
 	if p == nil {
 		if marked {
 			return Retry{Mode: RetryDefault}, nil
@@ -72,7 +72,7 @@ func compileRetry(p *routev3.RetryPolicy, marked bool) (Retry, error) {
 	}
 	r := Retry{Mode: RetryExplicit, NumRetries: 1, Codes: p.GetRetriableStatusCodes(),
 		BaseInterval: 25 * time.Millisecond}
-	if marked || isIstioDefault(p) {
+	if marked || foreign && isIstioDefault(p) {
 		r.Mode = RetryDefault
 	}
 	if n := p.GetNumRetries(); n != nil {

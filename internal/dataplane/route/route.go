@@ -68,13 +68,14 @@ const (
 	exactPath
 )
 
-// Compile makes a Table. An error names what is not served.
-func Compile(rc *routev3.RouteConfiguration) (*Table, error) {
+// Compile makes a Table. An error names what is not served. foreign says that the snapshot is not of detour's own
+// compiler, so that nothing marks the routes without retries of their own.
+func Compile(rc *routev3.RouteConfiguration, foreign bool) (*Table, error) {
 	t := &Table{Name: rc.GetName(), ignorePort: rc.GetIgnorePortInHostMatching(), exact: map[string]*host{}}
 	for _, vh := range rc.GetVirtualHosts() {
 		h := &host{name: vh.GetName()}
 		for i, r := range vh.GetRoutes() {
-			c, err := compileRoute(r)
+			c, err := compileRoute(r, foreign)
 			if err != nil {
 				return nil, fmt.Errorf("virtual_hosts[%s].routes[%d]: %w", vh.GetName(), i, err)
 			}
@@ -189,7 +190,7 @@ func (r *Route) matches(path []byte) bool {
 	return len(path) >= len(r.path) && string(path[:len(r.path)]) == r.path
 }
 
-func compileRoute(r *routev3.Route) (*Route, error) {
+func compileRoute(r *routev3.Route, foreign bool) (*Route, error) {
 	out := &Route{Name: r.GetName()}
 	if err := out.compileMatch(r.GetMatch()); err != nil {
 		return nil, err
@@ -199,7 +200,7 @@ func compileRoute(r *routev3.Route) (*Route, error) {
 		out.Direct = &Direct{Status: int(a.DirectResponse.GetStatus()), Body: inline(a.DirectResponse.GetBody())}
 		return out, nil
 	case *routev3.Route_Route:
-		return out, out.compileAction(a.Route, r.GetMetadata())
+		return out, out.compileAction(a.Route, r.GetMetadata(), foreign)
 	}
 	return nil, fmt.Errorf("action %T is not supported yet", r.GetAction())
 }
@@ -219,7 +220,7 @@ func (r *Route) compileMatch(m *routev3.RouteMatch) error {
 	return nil
 }
 
-func (r *Route) compileAction(a *routev3.RouteAction, meta *corev3.Metadata) error {
+func (r *Route) compileAction(a *routev3.RouteAction, meta *corev3.Metadata, foreign bool) error {
 	r.Cluster = a.GetCluster()
 	if r.Cluster == "" {
 		return fmt.Errorf("route: cluster specifier %T is not supported yet", a.GetClusterSpecifier())
@@ -232,7 +233,7 @@ func (r *Route) compileAction(a *routev3.RouteAction, meta *corev3.Metadata) err
 	}
 	marked := meta.GetFilterMetadata()[xds.MetadataKey].GetFields()[xds.MetaDefaultRetry].GetBoolValue()
 	var err error
-	r.Retry, err = compileRetry(a.GetRetryPolicy(), marked)
+	r.Retry, err = compileRetry(a.GetRetryPolicy(), marked, foreign)
 	return err
 }
 
