@@ -21,7 +21,7 @@ func OriginalDst(fd int) (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("original destination: %w", err)
 	}
 	level := unix.SOL_IP
-	if family == unix.AF_INET6 {
+	if family == unix.AF_INET6 && !carriesIPv4(fd) {
 		level = unix.SOL_IPV6
 	}
 	var raw [unix.SizeofSockaddrInet6]byte
@@ -36,4 +36,15 @@ func OriginalDst(fd int) (netip.AddrPort, error) {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(raw[4:8])), port), nil
 	}
 	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(raw[8:24])), port), nil
+}
+
+// carriesIPv4 tells whether an IPv6 socket that listens for both families has an IPv4 connection, which the kernel tracks
+// as such.
+func carriesIPv4(fd int) bool {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return false
+	}
+	a, ok := sa.(*unix.SockaddrInet6)
+	return ok && netip.AddrFrom16(a.Addr).Is4In6()
 }
