@@ -79,6 +79,9 @@ func NewManager(o Options) *Manager {
 // Get gives the current version of a cluster, nil if there is none. It takes no lock.
 func (m *Manager) Get(name string) *Cluster { return (*m.clusters.Load())[name] }
 
+// Table gives all clusters by name, as one version that never changes: routes and clusters of one snapshot belong together.
+func (m *Manager) Table() map[string]*Cluster { return *m.clusters.Load() }
+
 // Clusters lists the current versions, sorted by name.
 func (m *Manager) Clusters() []*Cluster {
 	all := *m.clusters.Load()
