@@ -180,7 +180,7 @@ func TestE2EndpointKilledUnderLoad(t *testing.T) {
 	}
 	load.more(60)
 	gets, posts := load.stop()
-	served(t, gets, most)
+	load.served(t, gets, most)
 	t.Logf("%d POSTs: %v", len(posts), bodies(posts))
 }
 

@@ -238,6 +238,23 @@ func (n *namespace) captureTo(t testing.TB, port uint16) {
 	}
 }
 
+// listener listens in the namespace. A listener of the same address that was closed is open for a moment longer where a
+// process was being started at that time: it has a copy until it executes.
+func (n *namespace) listener(t testing.TB, addr string) (l net.Listener) {
+	t.Helper()
+	await(t, addr+" can be listened on", func() bool {
+		err := n.do(func() (err error) {
+			l, err = net.Listen("tcp", addr)
+			return err
+		})
+		if err != nil && !errors.Is(err, unix.EADDRINUSE) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	return l
+}
+
 // listening is a plain TCP server.
 type listening struct {
 	l  net.Listener
@@ -250,11 +267,7 @@ type listening struct {
 // listen serves connections to an address in the namespace, until the test's end.
 func (n *namespace) listen(t testing.TB, addr string, serve func(net.Conn)) *listening {
 	t.Helper()
-	s := &listening{conns: map[net.Conn]bool{}}
-	n.must(t, func() (err error) {
-		s.l, err = net.Listen("tcp", addr)
-		return err
-	})
+	s := &listening{conns: map[net.Conn]bool{}, l: n.listener(t, addr)}
 	s.wg.Go(func() {
 		for {
 			c, err := s.l.Accept()

@@ -65,7 +65,7 @@ type service struct {
 	s    *site
 	port uint16
 	cert *testcert.Pair
-	tls  *tls.Config // nil: plain HTTP
+	tls  func() *tls.Config // nil: plain HTTP; called at each start
 
 	mu    sync.Mutex
 	now   behaviour
@@ -80,14 +80,14 @@ func (s *site) http(port uint16) *service { return s.serve(port, nil, nil) }
 
 // https begins to serve HTTP over TLS on a port.
 func (s *site) https(port uint16, cert *testcert.Pair) *service {
-	return s.serve(port, cert, &tls.Config{})
+	return s.serve(port, cert, newTLS)
 }
 
-func (s *site) serve(port uint16, cert *testcert.Pair, config *tls.Config) *service {
+// newTLS makes the configuration of a server that has just started: it knows no session of an earlier one.
+func newTLS() *tls.Config { return &tls.Config{} }
+
+func (s *site) serve(port uint16, cert *testcert.Pair, config func() *tls.Config) *service {
 	v := &service{s: s, port: port, cert: cert, tls: config}
-	if config != nil {
-		config.GetCertificate = v.certificate
-	}
 	s.ports[port] = v
 	v.start(s.w.t)
 	return v
@@ -126,25 +126,24 @@ func (v *service) count(_ net.Conn, s http.ConnState) {
 func (v *service) start(t testing.TB) {
 	t.Helper()
 	var ls []net.Listener
-	v.s.n.must(t, func() error {
-		for _, ip := range v.s.addrs() {
-			l, err := net.Listen("tcp", netip.AddrPortFrom(ip, v.port).String())
-			if err != nil {
-				return err
-			}
-			ls = append(ls, &hearing{Listener: l, v: v})
-		}
-		return nil
-	})
+	for _, ip := range v.s.addrs() {
+		ls = append(ls, &hearing{Listener: v.s.n.listener(t, netip.AddrPortFrom(ip, v.port).String()), v: v})
+	}
 	srv := &http.Server{Handler: v, ErrorLog: log.New(io.Discard, "", 0), ConnState: v.count}
 	ended := make(chan struct{})
 	v.mu.Lock()
 	v.srv, v.ended = srv, ended
 	v.mu.Unlock()
+	var config *tls.Config
+	if v.tls != nil {
+		if config = v.tls(); config.GetCertificate == nil {
+			config.GetCertificate = v.certificate
+		}
+	}
 	var wg sync.WaitGroup
 	for _, l := range ls {
-		if v.tls != nil {
-			l = tls.NewListener(l, v.tls)
+		if config != nil {
+			l = tls.NewListener(l, config)
 		}
 		wg.Go(func() { _ = srv.Serve(l) })
 	}
