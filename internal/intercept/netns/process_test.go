@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
@@ -315,6 +316,8 @@ func TestJobControl(t *testing.T) {
 	}
 	defer tty.Close()
 	defer func() { _ = shell.Process.Kill(); _ = shell.Wait() }()
+	// A shell that waits for ever ends the test with what was read so far, not with the whole run.
+	defer time.AfterFunc(time.Minute, func() { _ = shell.Process.Kill() }).Stop()
 	out := bufio.NewReader(tty)
 	// until reads up to a line with want in it, which nothing typed contains: the terminal echoes.
 	until := func(want string) {
