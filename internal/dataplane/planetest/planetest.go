@@ -3,6 +3,7 @@
 package planetest
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -167,10 +168,29 @@ func (p *Plane) client(from netip.Addr, to netip.AddrPort) *Client {
 	p.t.Helper()
 	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), Timeout: Patience}
 	c, err := d.Dial("tcp", to.String())
+	if errors.Is(err, unix.ECONNRESET) {
+		return reset(p.t) // so soon that the net package takes it for a failure to connect
+	}
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	return newClient(p.t, c.(*net.TCPConn))
+}
+
+// reset gives a client whose connection was reset.
+func reset(t testing.TB) *Client {
+	t.Helper()
+	dialled := make(chan struct{})
+	u := NewUpstream(t, func(c *Conn) {
+		<-dialled
+		c.Reset()
+	})
+	c, err := net.Dial("tcp", u.Addr.String())
+	close(dialled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newClient(t, c.(*net.TCPConn))
 }
 
 // Ended gives the record of the next request or connection that ended.

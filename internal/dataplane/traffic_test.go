@@ -1,0 +1,264 @@
+package dataplane_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"detour.dev/detour/internal/dataplane"
+	"detour.dev/detour/internal/dataplane/planetest"
+)
+
+// echo says who it is first, then gives back what it got once the client has ended its direction.
+func echo(who string) func(*planetest.Conn) {
+	return func(c *planetest.Conn) {
+		c.Send(who + ":")
+		got, _ := c.Rest()
+		c.Send(got)
+	}
+}
+
+// exchange sends text and FIN and gives what came back.
+func exchange(t *testing.T, c *planetest.Client, text string) (string, error) {
+	t.Helper()
+	c.Send(text)
+	if err := c.CloseWrite(); err != nil && text != "" {
+		t.Log(err)
+	}
+	return c.Rest()
+}
+
+const request = "GET / HTTP/1.1\r\nHost: svc.test\r\nConnection: close\r\n\r\n"
+
+// TestWhatTrafficIsTakenFor is DESIGN.md's section of that name, for captured connections.
+func TestWhatTrafficIsTakenFor(t *testing.T) {
+	undeclared := planetest.NewUpstream(t, echo("undeclared"))
+	declared := planetest.NewUpstream(t, func(c *planetest.Conn) {
+		c.Request()
+		c.Send(planetest.Response(200, "declared"))
+		c.Gone()
+	})
+	relayed := planetest.NewUpstream(t, echo("relayed"))
+	http := planetest.One(declared.Addr)
+	http.Port = undeclared.Addr.Port() // declared hosts and undeclared addresses share the port
+	peeked := http
+	peeked.VIP = netip.Addr{}
+	tls := peeked
+	tls.Protocol, tls.Host, tls.Endpoints = planetest.TLS, "tls.test", [][]netip.AddrPort{{relayed.Addr}}
+	ours := netip.AddrPortFrom(netip.MustParseAddr("240.240.9.9"), http.Port)
+	only := dataplane.Options{RegistryOnly: true}
+	withHost := func(host string) string { return strings.Replace(request, "svc.test", host, 1) }
+	for _, c := range []struct {
+		name    string
+		o       dataplane.Options
+		service planetest.Service
+		dst     netip.AddrPort
+		send    string
+		want    string
+		reset   bool
+	}{
+		{"declared host", dataplane.Options{}, http, http.Address(), request, "HTTP/1.1 200 OK", false},
+		{"another host at its address", dataplane.Options{}, http, http.Address(), withHost("other.test"), "HTTP/1.1 404 Not Found", false},
+		{"undeclared address", dataplane.Options{}, http, undeclared.Addr, "\x00anything", "undeclared:\x00anything", false},
+		{"undeclared address, HTTP to the declared host", dataplane.Options{}, http, undeclared.Addr, request, "undeclared:GET / ", false},
+		{"undeclared port", dataplane.Options{}, planetest.One(declared.Addr), undeclared.Addr, "x", "undeclared:x", false},
+		{"allocated address that nobody has", dataplane.Options{}, http, ours, "x", "", true},
+		{"registry only", only, planetest.One(declared.Addr), undeclared.Addr, "x", "", true},
+		{"registry only, where a declared host speaks HTTP", only, http, undeclared.Addr, withHost("other.test"), "HTTP/1.1 404 Not Found", false},
+		{"registry only, declared", only, http, http.Address(), request, "HTTP/1.1 200 OK", false},
+		{"peeked, server first", dataplane.Options{}, peeked, undeclared.Addr, "", "undeclared:", false},
+		{"peeked, declared Host", dataplane.Options{}, peeked, undeclared.Addr, request, "HTTP/1.1 200 OK", false},
+		{"peeked, other Host", dataplane.Options{}, peeked, undeclared.Addr, withHost("other.test"), "undeclared:GET / HTTP/1.1\r\nHost: other.test\r\n", false},
+		{"peeked, no HTTP", dataplane.Options{}, peeked, undeclared.Addr, "\x00\x01", "undeclared:\x00\x01", false},
+		{"peeked, half a request", dataplane.Options{}, peeked, undeclared.Addr, "GET / HT", "undeclared:GET / HT", false},
+		{"peeked, other SNI", dataplane.Options{}, tls, undeclared.Addr, hello("own.test"), "undeclared:" + hello("own.test"), false},
+		{"peeked, half a hello", dataplane.Options{}, tls, undeclared.Addr, hello("tls.test")[:20], "undeclared:" + hello("tls.test")[:20], false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := planetest.Start(t, c.o, c.service)
+			got, err := exchange(t, p.Dial(c.dst), c.send)
+			if !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+			if (err != nil) != c.reset {
+				t.Errorf("ended with %v, reset wanted: %v", err, c.reset)
+			}
+		})
+	}
+}
+
+// TestPeekedSNI: on a port of a host without addresses the server name decides, whatever address was wanted.
+func TestPeekedSNI(t *testing.T) {
+	undeclared, declared := planetest.NewUpstream(t, echo("undeclared")), planetest.NewUpstream(t, echo("declared"))
+	s := planetest.One(declared.Addr)
+	s.Host, s.Protocol, s.Port, s.VIP = "tls.test", planetest.TLS, undeclared.Addr.Port(), netip.Addr{}
+	p := planetest.Start(t, dataplane.Options{}, s)
+	for name, want := range map[string]string{"tls.test": "declared:", "own.test": "undeclared:"} {
+		c := p.Dial(undeclared.Addr)
+		whole := hello(name)
+		c.Send(whole[:30])
+		c.Send(whole[30:])
+		if got, err := c.R.ReadString(':'); got != want {
+			t.Errorf("%s: got %q, %v, want %q", name, got, err, want)
+		}
+	}
+}
+
+// hello is a ClientHello for a name of 8 bytes.
+func hello(name string) string {
+	ext := "\x00\x00\x00\x0d\x00\x0b\x00\x00\x08" + name
+	body := "\x03\x03" + strings.Repeat("r", 32) + "\x00" + "\x00\x02\x13\x01" + "\x01\x00" + string([]byte{0, byte(len(ext))}) + ext
+	msg := "\x01\x00" + string([]byte{0, byte(len(body))}) + body
+	return "\x16\x03\x01" + string([]byte{0, byte(len(msg))}) + msg
+}
+
+// TestPeekEnds: a server-first protocol on a peeked port waits 50 ms, not longer.
+func TestPeekEnds(t *testing.T) {
+	u := planetest.NewUpstream(t, echo("220 ready"))
+	s := planetest.One(planetest.Refused(t))
+	s.VIP, s.Port = netip.Addr{}, u.Addr.Port()
+	p := planetest.Start(t, dataplane.Options{}, s)
+	began := time.Now()
+	c := p.Dial(u.Addr)
+	line, err := c.R.ReadString(':')
+	if took := time.Since(began); line != "220 ready:" || took < 50*time.Millisecond || took > 500*time.Millisecond {
+		t.Errorf("got %q, %v after %v", line, err, took)
+	}
+	if got, err := exchange(t, c, "quit"); got != "quit" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// TestForwardProxy: what the forward proxy does with each form of a request.
+func TestForwardProxy(t *testing.T) {
+	declared := planetest.NewUpstream(t, planetest.Serve("declared"))
+	tcp := planetest.NewUpstream(t, echo("tcp"))
+	other := planetest.NewUpstream(t, func(c *planetest.Conn) {
+		for c.Request() != nil {
+			c.Send(planetest.Response(200, "other"))
+		}
+	})
+	resolve := func(_ context.Context, name string) ([]netip.Addr, error) {
+		if name == "other.test" {
+			return []netip.Addr{other.Addr.Addr()}, nil
+		}
+		return nil, errors.New("no such host")
+	}
+	open := dataplane.Options{Resolve: resolve}
+	closed := dataplane.Options{Resolve: resolve, ProxyDeclaredOnly: true}
+	port := other.Addr.String()[strings.LastIndexByte(other.Addr.String(), ':'):]
+	http, relay := planetest.One(declared.Addr), planetest.One(tcp.Addr)
+	relay.Host, relay.Port, relay.Protocol, relay.VIP = "tcp.test", 25, planetest.TCP, netip.MustParseAddr("240.240.0.2")
+	get := func(target, host string) string {
+		return "GET " + target + " HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n"
+	}
+	connect := func(target string) string { return "CONNECT " + target + " HTTP/1.1\r\nHost: " + target + "\r\n\r\n" }
+	const okConnect = "HTTP/1.1 200 OK\r\n\r\n"
+	for _, c := range []struct {
+		name string
+		o    dataplane.Options
+		send string
+		want string
+	}{
+		{"absolute form", open, get("http://svc.test/x", "ignored"), "HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\ndeclared"},
+		{"origin form", open, get("/x", "svc.test"), "HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\ndeclared"},
+		{"https", open, get("https://svc.test/", "svc.test"), "HTTP/1.1 501"},
+		{"undeclared", open, get("http://other.test"+port+"/", "x"), "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nother"},
+		{"undeclared address", open, get("http://"+other.Addr.String()+"/", "x"), "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nother"},
+		{"undeclared, declared only", closed, get("http://other.test"+port+"/", "x"), "HTTP/1.1 502"},
+		{"unknown name", open, get("http://unknown.test/", "x"), "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 38\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nDNS resolution failed for unknown.test"},
+		{"CONNECT to HTTP", open, connect("svc.test:80") + request, okConnect + "HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\ndeclared"},
+		{"CONNECT to TCP", open, connect("tcp.test:25") + "hi", okConnect + "tcp:hi"},
+		{"CONNECT undeclared", open, connect("other.test"+port) + get("/", "x"), okConnect + "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother"},
+		{"CONNECT undeclared, declared only", closed, connect("other.test" + port), "HTTP/1.1 502"},
+		{"CONNECT unknown name", open, connect("unknown.test:80"), "HTTP/1.1 502"},
+		{"CONNECT without port", open, connect("svc.test"), "HTTP/1.1 400"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := planetest.Start(t, c.o, http, relay)
+			got, err := exchange(t, p.DialProxy(), c.send)
+			if err != nil {
+				t.Errorf("ended with %v", err)
+			}
+			if strings.HasPrefix(c.want, okConnect) && got != c.want || !strings.HasPrefix(got, c.want) {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestStaleUndeclared: an application that talks to an undeclared host by the forward proxy doesn't see that a pooled
+// connection was closed.
+func TestStaleUndeclared(t *testing.T) {
+	u := planetest.NewUpstream(t, func(c *planetest.Conn) {
+		c.Request()
+		c.Send(planetest.Response(200, "one each"))
+	})
+	p := planetest.Start(t, dataplane.Options{}, planetest.One(planetest.Refused(t)))
+	c := p.DialProxy()
+	for range 50 {
+		c.Send("POST http://" + u.Addr.String() + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+		if a := c.Read("POST"); a.StatusCode != 200 {
+			t.Fatalf("got %d %q", a.StatusCode, a.Text)
+		}
+	}
+	if n := len(u.Got()); n != 50 {
+		t.Errorf("delivered %d times", n)
+	}
+}
+
+// TestSwap: a request under way finishes where it began; the next goes where the new snapshot says; what it can't
+// use leaves the old in force.
+func TestSwap(t *testing.T) {
+	arrived, release := make(chan struct{}), make(chan struct{})
+	old := planetest.NewUpstream(t, func(c *planetest.Conn) {
+		c.Request()
+		close(arrived)
+		<-release
+		c.Send(planetest.Response(200, "old"))
+		c.Gone()
+	})
+	fresh := planetest.NewUpstream(t, planetest.Serve("new"))
+	s := planetest.One(old.Addr)
+	p := planetest.Start(t, dataplane.Options{Workers: 2}, s)
+	c := p.Dial(s.Address())
+	c.Send(planetest.Request("GET", "/", ""))
+	<-arrived
+	s.Endpoints[0] = []netip.AddrPort{fresh.Addr}
+	p.Apply(s)
+	close(release)
+	if a := c.Read("GET"); a.Text != "old" {
+		t.Errorf("under way: %q", a.Text)
+	}
+	if a := c.Do("GET", ""); a.Text != "new" {
+		t.Errorf("after it: %q", a.Text)
+	}
+	bad := planetest.Snapshot(s)
+	bad.Routes[0].VirtualHosts[0].Routes[0].Match = nil
+	if r := p.Set(bad); len(r.Rejected) != 1 || r.Rejected[0].Name != "80" {
+		t.Errorf("rejected %+v", r.Rejected)
+	}
+	if a := c.Do("GET", ""); a.Text != "new" {
+		t.Errorf("after a bad snapshot: %q", a.Text)
+	}
+}
+
+// TestStop ends everything that is under way, whatever its stage.
+func TestStop(t *testing.T) {
+	u := planetest.NewUpstream(t, func(c *planetest.Conn) { c.Gone() })
+	http := planetest.One(u.Addr)
+	tls := http
+	tls.Host, tls.Protocol, tls.Port, tls.VIP = "tls.test", planetest.TLS, 443, netip.MustParseAddr("240.240.0.2")
+	p := planetest.Start(t, dataplane.Options{Workers: 2}, http, tls)
+	for _, dst := range []netip.AddrPort{http.Address(), tls.Address(), u.Addr} {
+		for _, text := range []string{"", request[:10], request, hello("tls.test")[:9], hello("tls.test")} {
+			p.Dial(dst).Send(text)
+		}
+	}
+	p.Dial(http.Address())
+	planetest.Until(t, "all are accepted", func() bool { return p.Connections() >= 14 })
+}
+
