@@ -73,7 +73,19 @@ func NewManager(o Options) *Manager {
 	}
 	m := &Manager{opt: o, lives: map[string]*live{}}
 	m.clusters.Store(&map[string]*Cluster{})
+	o.Stats.OnCollect(m.collect)
 	return m
+}
+
+// collect sets the gauges that are cheaper to add up than to keep. It runs under the registry's lock.
+func (m *Manager) collect() {
+	for _, c := range m.Table() {
+		var active int64
+		for _, e := range c.endpoints() {
+			active += e.Stats.RqActive.Value()
+		}
+		c.live.stats.UpstreamRqActive.Set(active)
+	}
 }
 
 // Get gives the current version of a cluster, nil if there is none. It takes no lock.
