@@ -118,8 +118,8 @@ func newRig(t *testing.T, first source.Update, change func(*Config)) *rig {
 	r := &rig{t: t, source: &fakeSource{first, make(chan source.Update)}, said: &log{}, ready: make(chan struct{}),
 		result: make(chan error, 1), records: make(chan string, 100)}
 	c := Config{Source: r.source, Group: xds.NodeGroup{IPv4: true}, Workers: 2, DrainTime: patience,
-		Resolver:  netip.MustParseAddrPort("127.0.0.1:9"),
-		Log:       slog.New(slog.NewTextHandler(r.said, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Resolver: netip.MustParseAddrPort("127.0.0.1:9"),
+		Log:      slog.New(slog.NewTextHandler(r.said, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		AccessLog: func(i *streaminfo.Info) {
 			select {
 			case r.records <- fmt.Sprintf("%s %d", i.Path, i.Code):
