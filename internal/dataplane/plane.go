@@ -76,9 +76,6 @@ func New(o Options) (*Plane, error) {
 	for range max(o.Workers, 1) {
 		w, err := newWorker(p)
 		if err != nil {
-			for _, w := range p.workers {
-				go w.d.Run() // it has nothing to do but to end, which is what Stop waits for
-			}
 			p.Stop()
 			return nil, err
 		}

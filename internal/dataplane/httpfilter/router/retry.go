@@ -111,10 +111,18 @@ func (r *Router) spend(d decision) decision {
 		return giveUp
 	case d != again:
 		return d
+	case !r.cluster.Breaker().Retries.TryAcquire():
+		st.UpstreamRqRetryOverflow.Inc()
+		return giveUp
+	}
+	r.retrying = true
+	switch {
 	case r.route.Retry.Mode == route.RetryExplicit || r.p.Compat:
 		st.UpstreamRqRetry.Inc()
 	case !r.cluster.Retry().TryAcquire(r.now()):
 		st.Detour.RetryBudget.Inc()
+		r.retrying = false
+		r.cluster.Breaker().Retries.Release()
 		return giveUp
 	default:
 		r.budget = true
@@ -186,18 +194,18 @@ func (r *Router) retryStatus() bool {
 	if err != nil {
 		return false
 	}
-	held := r.budget // the place of the attempt that ends here
-	r.budget = false
+	held, heldRetry := r.budget, r.retrying // the places of the attempt that ends here
+	r.budget, r.retrying = false, false
 	if !own && res.LastResort || r.spend(d) != again {
-		r.budget = held
+		r.budget, r.retrying = held, heldRetry
 		res.Done(lb.Outcome{Now: r.pick.Now, Kind: lb.Cancelled})
 		return false
 	}
 	r.timer.Stop()
-	taken := r.budget
-	r.budget = held
+	taken, takenRetry := r.budget, r.retrying
+	r.budget, r.retrying = held, heldRetry
 	r.drain()
-	r.budget = taken
+	r.budget, r.retrying = taken, takenRetry
 	r.s.Body().Rewind()
 	if own {
 		res.Done(lb.Outcome{Now: r.pick.Now, Kind: lb.Cancelled})

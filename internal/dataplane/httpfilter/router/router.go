@@ -61,8 +61,7 @@ type Router struct {
 	tried   [8]*lb.Host
 
 	res    lb.Result
-	dial   *upstream.Dial
-	slow   *upstream.Dial // an earlier attempt that runs beside dial (guarantee E3)
+	race   upstream.Race
 	conn   *upstream.Conn
 	phase  phase
 	sni    string
@@ -73,6 +72,7 @@ type Router struct {
 	retryAfter *proxyerr.Error // while backing off: the failure before
 
 	budget    bool // this attempt holds a place in the retry budget
+	retrying  bool // this attempt holds a place among the cluster's retries
 	fresh     bool // the next attempt takes a new connection
 	resending bool // the next attempt may go to an endpoint that had the request before
 
@@ -97,7 +97,8 @@ type phase uint8
 
 const (
 	idle       phase = iota
-	connecting       // dial is set
+	connecting       // the race is on
+	queued           // the cluster has as many connections as it may
 	sending          // conn is set; the request is not wholly written
 	waiting          // the request is written; no final head yet
 	responding       // the final head is here
@@ -123,6 +124,7 @@ func (r *Router) Start(s Stream, p *upstream.Pools, rt *route.Route, c *cluster.
 		r.limit.Schedule(rt.Timeout)
 	}
 	s.Body().Keep = true
+	r.race.Begin(p, c, &r.pick, r.sni, true, rt.Retry.Mode != route.RetryNone, r)
 	r.next(nil)
 }
 
@@ -143,7 +145,11 @@ func (r *Router) next(last *proxyerr.Error) {
 			r.fail(last)
 			return
 		}
-		if last = r.use(res); last == nil {
+		switch last = r.use(res); last {
+		case nil:
+			return
+		case upstream.NoRoom:
+			r.queue()
 			return
 		}
 		if d := r.decide(last, false); d != elsewhere {
@@ -166,31 +172,75 @@ func (r *Router) choose() (lb.Result, error) {
 	return res, err
 }
 
-// use takes an idle connection to the picked endpoint, or begins one.
+// use gets a connection to the picked endpoint.
 func (r *Router) use(res lb.Result) *proxyerr.Error {
-	h := res.Endpoint.Host
-	r.pick.Tried = append(r.pick.Tried, h)
-	info := r.s.Info()
-	info.Attempts++
-	info.UpstreamHost, info.UpstreamHostname, info.Priority = h.Address, h.Hostname, res.Endpoint.Priority
-	r.cluster.Stats().UpstreamRqTotal.Inc()
-	if !r.fresh {
-		if c := r.p.Idle(r.cluster, h, r.sni); c != nil {
-			r.abandon()
-			r.attach(c, res)
-			return nil
-		}
-	}
+	fresh := r.fresh
 	r.fresh = false
 	r.phase = connecting
-	r.cluster.Stats().UpstreamRqPendTotal.Inc()
-	d, perr := r.p.Dial(r.cluster, res, r.sni, r)
-	if perr != nil {
+	err := r.race.Try(res, fresh)
+	if err != nil {
 		r.phase = idle
-		return perr
 	}
-	r.dial = d
-	return nil
+	return err
+}
+
+// Trying implements upstream.Racer.
+func (r *Router) Trying(e *lb.Endpoint) {
+	r.s.Info().Attempts++
+	r.cluster.Stats().UpstreamRqTotal.Inc()
+	r.to(e)
+}
+
+// to records where the request is going.
+func (r *Router) to(e *lb.Endpoint) {
+	info := r.s.Info()
+	info.UpstreamHost, info.UpstreamHostname, info.Priority = e.Address, e.Hostname, e.Priority
+}
+
+// Won implements upstream.Racer.
+func (r *Router) Won(c *upstream.Conn, res lb.Result) {
+	r.to(res.Endpoint)
+	r.attach(c, res)
+}
+
+// Lost implements upstream.Racer.
+func (r *Router) Lost(err *proxyerr.Error) {
+	r.s.Info().UpstreamFailure = err.Error()
+	r.phase = idle
+	r.failed(err)
+}
+
+// queue lets the request wait until the cluster has room for a connection (max_connections), if it may
+// (max_pending_requests).
+func (r *Router) queue() {
+	st := r.cluster.Stats()
+	if !r.cluster.Breaker().Pending.TryAcquire() {
+		st.UpstreamRqPendOver.Inc()
+		r.fail(upstream.NoRoom)
+		return
+	}
+	r.phase = queued
+	r.pick.Tried = r.pick.Tried[:len(r.pick.Tried)-1]
+	st.UpstreamRqPendTotal.Inc()
+	st.UpstreamRqPendActive.Inc()
+	r.p.Wait(r.cluster, r)
+	r.timer.Schedule(lookAgain)
+}
+
+// Room implements upstream.Queued.
+func (r *Router) Room() {
+	if r.phase == queued {
+		r.unqueue()
+		r.next(nil)
+	}
+}
+
+func (r *Router) unqueue() {
+	r.phase = idle
+	r.timer.Stop()
+	r.p.Leave(r.cluster, r)
+	r.cluster.Breaker().Pending.Release()
+	r.cluster.Stats().UpstreamRqPendActive.Dec()
 }
 
 // attach sends the request on a connection.
@@ -228,50 +278,6 @@ func (r *Router) rewrite() (rw http1.RequestRewrite, any bool) {
 		rw.Authority, any = r.s.Authority(), true
 	}
 	return rw, any
-}
-
-// Connected implements upstream.Waiter.
-func (r *Router) Connected(d *upstream.Dial, c *upstream.Conn, res lb.Result) {
-	switch d {
-	case r.dial:
-		r.dial = nil
-		if r.slow != nil {
-			r.cluster.Stats().Detour.HedgeWon.Inc()
-		}
-	case r.slow:
-		r.slow = nil
-	}
-	r.abandon()
-	r.timer.Stop()
-	info := r.s.Info()
-	info.UpstreamHost, info.UpstreamHostname, info.Priority = c.Host.Address, c.Host.Hostname, res.Endpoint.Priority
-	r.attach(c, res)
-}
-
-// abandon lets the attempts under way run on without the request.
-func (r *Router) abandon() {
-	for _, d := range []*upstream.Dial{r.dial, r.slow} {
-		if d != nil {
-			d.Abandon()
-		}
-	}
-	r.dial, r.slow = nil, nil
-}
-
-// ConnectFailed implements upstream.Waiter.
-func (r *Router) ConnectFailed(d *upstream.Dial, err *proxyerr.Error) {
-	r.s.Info().UpstreamFailure = err.Error()
-	switch {
-	case d == r.slow:
-		r.slow = nil
-		return
-	case r.slow != nil: // the first attempt is still open; see whether there is a third
-		r.dial, r.slow = r.slow, nil
-		r.race()
-		return
-	}
-	r.dial, r.phase = nil, idle
-	r.failed(err)
 }
 
 // OnEvent hears of the upstream connection.
@@ -399,7 +405,14 @@ func (r *Router) release(o lb.Outcome, abort bool) {
 		r.budget = false
 		r.cluster.Retry().Release()
 	}
-	r.abandon()
+	if r.retrying {
+		r.retrying = false
+		r.cluster.Breaker().Retries.Release()
+	}
+	r.race.Abandon()
+	if r.phase == queued {
+		r.unqueue()
+	}
 	if c := r.conn; c != nil {
 		r.conn = nil
 		if r.res.Open() {
@@ -415,6 +428,9 @@ func (r *Router) release(o lb.Outcome, abort bool) {
 
 // fail ends the request with an error that the client sees.
 func (r *Router) fail(err *proxyerr.Error) {
+	if r.phase != responding && err.Reply == nil {
+		r.cluster.Stats().UpstreamRq.Inc(err.Response().Status) // as Envoy counts its own answers
+	}
 	if r.phase != responding && r.outSent > 0 {
 		r.s.Responded(0) // the client has part of a 1xx head: no other answer can follow
 	}

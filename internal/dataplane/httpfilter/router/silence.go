@@ -39,10 +39,8 @@ func (r *Router) onTimer() {
 		err := r.retryAfter
 		r.retryAfter, r.phase = nil, idle
 		r.next(err)
-	case connecting:
-		if r.dial != nil && r.slow == nil && r.cluster.AnotherWell(r.dial.Host(), r.crossPriority()) {
-			r.race()
-		}
+	case queued:
+		r.Room() // another worker may have made it
 	case sending, waiting:
 		r.look()
 	}
@@ -61,7 +59,7 @@ func (r *Router) look() {
 	}
 	c := r.conn
 	silent := now.Sub(r.sentAt)
-	well := r.cluster.AnotherWell(c.Host, r.crossPriority())
+	well := r.cluster.AnotherWell(c.Host, r.crossPriority(), r.pick.Tried...)
 	if well && silent >= firstLook && r.moveFrom(c, silent) {
 		return
 	}
@@ -80,9 +78,6 @@ func (r *Router) look() {
 func (r *Router) moveFrom(c *upstream.Conn, silent time.Duration) bool {
 	acked := c.Acked()
 	unacked := acked == upstream.AckNone || acked == upstream.AckSome
-	if !unacked && !r.cluster.Config().HasOutlierDetection {
-		return false
-	}
 	r.p.Probe(r.cluster, r.res.Endpoint)
 	switch {
 	case r.p.DeadSince(c.Host, r.attached) && (unacked || c.Host.Suspect() || c.Host.Ejected()):
@@ -134,43 +129,4 @@ func (r *Router) move(c *upstream.Conn) {
 	r.next(&proxyerr.Error{Flags: sf.UpstreamRequestTimeout, Kind: lb.Timeout, Detail: proxyerr.ConnectionTimeout, Cause: errSilent})
 }
 
-// ConnectSlow implements upstream.Waiter: the attempt is raced with another while the budget lasts; without it the request
-// waits a little longer before it does the same.
-func (r *Router) ConnectSlow(d *upstream.Dial) {
-	if d != r.dial || r.slow != nil || r.p.Compat || r.route.Retry.Mode == route.RetryNone {
-		return
-	}
-	if !r.cluster.AnotherWell(d.Host(), r.crossPriority()) {
-		return
-	}
-	if !r.cluster.Hedge().TryAcquire(r.now()) {
-		r.cluster.Stats().Detour.HedgeBudget.Inc()
-		r.timer.Schedule(upstream.LastMove - upstream.HedgeDelay(d.Host()))
-		return
-	}
-	r.cluster.Hedge().Release() // it bounds how many begin, not how many run
-	r.race()
-}
-
 func (r *Router) crossPriority() bool { return r.cluster.Config().HasOutlierDetection }
-
-// race begins another attempt beside the one that is slow. Whichever connection stands first gets the request.
-func (r *Router) race() {
-	r.pick.Now = r.now()
-	res, err := r.cluster.Pick(&r.pick)
-	if err != nil {
-		return
-	}
-	if res.LastResort {
-		res.Done(lb.Outcome{Now: r.pick.Now, Kind: lb.Cancelled})
-		return
-	}
-	r.cluster.Stats().Detour.HedgeTotal.Inc()
-	r.slow, r.dial = r.dial, nil
-	if perr := r.use(res); perr != nil {
-		r.dial, r.slow, r.phase = r.slow, nil, connecting
-		if r.dial == nil { // it was decided meanwhile
-			r.failed(perr)
-		}
-	}
-}
