@@ -3,6 +3,11 @@
 package feature
 
 import (
+	"errors"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -87,6 +92,56 @@ func TestDrain(t *testing.T) {
 	}
 	if status := p.wait(); status != 0 {
 		t.Errorf("status %d: %s", status, p.err())
+	}
+}
+
+// TestAdminPost: what changes something is POST only, and only for this machine's own names.
+func TestAdminPost(t *testing.T) {
+	_, p := walking(t)
+	for _, c := range []struct {
+		method, host string
+		want         int
+	}{
+		{"GET", "", http.StatusMethodNotAllowed},
+		{"POST", "rebound.example", http.StatusForbidden},
+		{"POST", "", http.StatusOK},
+	} {
+		req, err := http.NewRequest(c.method, "http://"+adminAddr+"/quitquitquit", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = c.host
+		r, err := p.admin.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+		if r.StatusCode != c.want {
+			t.Errorf("%s with Host %q: %d, want %d", c.method, c.host, r.StatusCode, c.want)
+		}
+	}
+	if status := p.wait(); status != 0 {
+		t.Errorf("status %d", status)
+	}
+}
+
+// TestAdminSocket serves the admin API on a socket that is its owner's alone.
+func TestAdminSocket(t *testing.T) {
+	w := regions(t)
+	w.write(entryFile, w.walkthrough(step1))
+	path := filepath.Join(w.scratch, "admin.sock")
+	p := w.startProxy("us-east1", "--admin", "unix:"+path)
+	await(t, "it serves", func() bool { return p.logged("msg=serving") > 0 })
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	c := w.start(detour("pc", "endpoints", "--admin", "unix:"+path))
+	if status := c.wait(); status != 0 || !strings.Contains(c.out(), cluster80) {
+		t.Errorf("pc: status %d, %q %q", status, c.out(), c.err())
+	}
+	p.terminate()
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket stays behind: %v", err)
 	}
 }
 

@@ -174,7 +174,40 @@ func (w *world) startProxy(locality string, flags ...string) *proxy {
 	p := &proxy{w: w, process: w.start(limited(w.limit, detour(append(args, flags...)...)))}
 	tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return w.dial(adminAddr) }, DisableKeepAlives: true}
 	p.admin = &http.Client{Transport: tr, Timeout: patience}
+	w.t.Cleanup(p.balanced)
 	return p
+}
+
+// balanced wants the books to be even once everybody has gone: what began has ended, and was counted once.
+func (p *proxy) balanced() {
+	p.t.Helper()
+	select {
+	case <-p.done:
+		return
+	default:
+	}
+	if p.t.Failed() {
+		return
+	}
+	var open []string
+	even := func() bool {
+		open = nil
+		for line := range strings.Lines(p.ask("/stats?filter=_active")) {
+			name, v, _ := strings.Cut(strings.TrimSpace(line), ": ")
+			for _, gauge := range []string{"_rq_active", ".downstream_cx_active"} {
+				if strings.HasSuffix(name, gauge) && v != "0" {
+					open = append(open, name+": "+v)
+				}
+			}
+		}
+		return len(open) == 0
+	}
+	defer func() {
+		if len(open) > 0 {
+			p.t.Errorf("nobody is there any more, and still: %v", open)
+		}
+	}()
+	await(p.t, "the books are even", even)
 }
 
 func (p *proxy) ready() bool {
