@@ -81,8 +81,8 @@ func (l *live) resolved(name string, w *watch, addrs []netip.Addr) {
 	l.m.removed(removed)
 }
 
-// nearest gives the watches of the lowest priority number.
-func (l *live) nearest() (out []Watch) {
+// names gives the watches of all names, or of the lowest priority number only.
+func (l *live) names(nearest bool) (out []Watch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lowest := uint32(math.MaxUint32)
@@ -90,7 +90,7 @@ func (l *live) nearest() (out []Watch) {
 		lowest = min(lowest, l.targets[i].priority)
 	}
 	for i := range l.targets {
-		if t := &l.targets[i]; t.priority == lowest && t.name != "" {
+		if t := &l.targets[i]; t.name != "" && (!nearest || t.priority == lowest) {
 			out = append(out, l.watches[t.name].Watch)
 		}
 	}

@@ -220,10 +220,20 @@ func (m *Manager) Close() {
 	}
 }
 
-// WaitFirst waits until the names of each cluster's lowest priority number were looked up once, or ctx ends.
+// restFor is what WaitFirst gives the names that are not the nearest: a request that comes at once must find where else to
+// go when the nearest endpoint is down.
+const restFor = 50 * time.Millisecond
+
+// WaitFirst waits until the names of each cluster's lowest priority number were looked up once, and then restFor at most for
+// the others, or until ctx ends.
 func (m *Manager) WaitFirst(ctx context.Context) {
 	for _, c := range m.Clusters() {
-		waitAll(ctx, c.live.nearest())
+		waitAll(ctx, c.live.names(true))
+	}
+	ctx, cancel := context.WithTimeout(ctx, restFor)
+	defer cancel()
+	for _, c := range m.Clusters() {
+		waitAll(ctx, c.live.names(false))
 	}
 }
 
