@@ -13,6 +13,9 @@ var quick = []string{"interval: 15s", "interval: 100ms", "baseEjectionTime: 1m",
 // most is what a GET may take while an endpoint is silent (DESIGN.md, E3).
 const most = 500 * time.Millisecond
 
+// losses are the directions in which packets can vanish.
+var losses = map[string]func(*site) func(){"requests": (*site).loseRequests, "answers": (*site).loseAnswers}
+
 // TestWalkthroughStep3c stops the near server and starts it again.
 func TestWalkthroughStep3c(t *testing.T) {
 	w := regions(t)
@@ -45,18 +48,15 @@ func TestWalkthroughStep3c(t *testing.T) {
 
 // TestWalkthroughStep3d has the packets to the near server, or its answers, vanish under traffic.
 func TestWalkthroughStep3d(t *testing.T) {
-	for _, direction := range []struct {
-		name string
-		lose func(*site) func()
-	}{{"requests", (*site).loseRequests}, {"answers", (*site).loseAnswers}} {
-		t.Run(direction.name+" lost, warm pools", func(t *testing.T) {
+	for name, lose := range losses {
+		t.Run(name+" lost, warm pools", func(t *testing.T) {
 			w := regions(t)
 			w.write(entryFile, w.walkthrough(step1))
 			w.write(ruleFile, w.walkthrough(step2, quick...))
 			p := w.proxyIn("us-east1")
 			load := w.client().load(8, 20*time.Millisecond)
 			load.more(50)
-			undo := direction.lose(w.east)
+			undo := lose(w.east)
 			await(t, "us-east-1 is ejected", func() bool { return p.ejected(cluster80, w.east, 80) })
 			load.more(50)
 			undo()
@@ -65,12 +65,12 @@ func TestWalkthroughStep3d(t *testing.T) {
 			t.Logf("%d POSTs: %v", len(posts), bodies(posts))
 			w.comesBack(t, w.client())
 		})
-		t.Run(direction.name+" lost, cold pools", func(t *testing.T) {
+		t.Run(name+" lost, cold pools", func(t *testing.T) {
 			w := regions(t)
 			w.write(entryFile, w.walkthrough(step1))
 			w.write(ruleFile, w.walkthrough(step2, quick...))
 			p := w.proxyIn("us-east1")
-			undo := direction.lose(w.east)
+			undo := lose(w.east)
 			load := w.client().load(8, 20*time.Millisecond)
 			await(t, "us-east-1 is ejected", func() bool { return p.ejected(cluster80, w.east, 80) })
 			load.more(50)

@@ -5,6 +5,7 @@ package feature
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 // tlsRegions makes a world in which both endpoints serve HTTPS, each with a certificate for its own name.
@@ -53,6 +54,42 @@ func TestWalkthroughStep4(t *testing.T) {
 			p.table(line(w.east, 443, "FAILED"), line(w.west, 443, "OK"))
 			w.ownNames(t)
 		})
+	}
+}
+
+// TestWalkthroughStep4bSilence has the packets to the near server, or its answers, vanish under traffic over TLS: before the
+// handshake, in it, and on connections that are in use.
+func TestWalkthroughStep4bSilence(t *testing.T) {
+	for name, lose := range losses {
+		for _, pools := range []string{"warm", "cold"} {
+			t.Run(name+" lost, "+pools+" pools", func(t *testing.T) {
+				w := tlsRegions(t)
+				w.write(entryFile, w.walkthrough(httpsEntry))
+				w.write(ruleFile, w.httpsRule())
+				p := w.proxyIn("us-east1")
+				c := w.client()
+				var l *load
+				if pools == "warm" {
+					l = c.load(6, 20*time.Millisecond)
+					l.more(40)
+				}
+				undo := lose(w.east)
+				if pools == "cold" {
+					l = c.load(6, 20*time.Millisecond)
+				}
+				await(t, "us-east-1 is ejected", func() bool { return p.ejected(cluster80, w.east, 443) })
+				l.more(40)
+				undo()
+				gets, posts := l.stop()
+				l.served(t, gets, most)
+				if pools == "cold" {
+					all(t, fromWest, gets)
+					all(t, fromWest, posts)
+				}
+				w.ownNames(t)
+				w.comesBack(t, c)
+			})
+		}
 	}
 }
 
