@@ -48,7 +48,8 @@ func (s *site) addrs() []netip.Addr { return []netip.Addr{s.ip, s.alt, s.ip6} }
 type behaviour struct {
 	// Status is answered instead of 200.
 	Status int
-	// Hello is what becomes of a connection after its ClientHello: "reset", "close", or "alert" (a fatal one).
+	// Hello is what becomes of a connection after its ClientHello: "reset", "close", "hold" (no answer), or "alert" (a fatal
+	// one).
 	Hello string
 	// After is what becomes of a connection once a request is read: "reset" or "close", without an answer.
 	After string
@@ -258,6 +259,9 @@ func (c *heard) Read(b []byte) (int, error) {
 	case "close":
 		c.Conn.Close()
 		return 0, io.EOF
+	case "hold":
+		_, err := io.Copy(io.Discard, c.Conn)
+		return 0, errors.Join(err, io.EOF)
 	}
 	return n, nil
 }

@@ -71,6 +71,7 @@ func TestWalkthroughStep7(t *testing.T) {
 		"answers lost":            func(w *world) { w.east.loseAnswers() },
 		"reset after ClientHello": func(w *world) { w.east.ports[443].behave(behaviour{Hello: "reset"}) },
 		"closed after it":         func(w *world) { w.east.ports[443].behave(behaviour{Hello: "close"}) },
+		"no answer":               func(w *world) { w.east.ports[443].behave(behaviour{Hello: "hold"}) },
 		"fatal alert":             func(w *world) { w.east.ports[443].behave(behaviour{Hello: "alert"}) },
 	}
 	for way, flags := range ways {

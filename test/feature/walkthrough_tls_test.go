@@ -17,9 +17,11 @@ func tlsRegions(t *testing.T) *world {
 	return w
 }
 
-// httpsRule is step 4's rule with the authority that the servers' certificates come from, and quick ejections.
+// httpsRule is step 4's rule with the authority that the servers' certificates come from, quick ejections, and a
+// connectTimeout that a test can wait for.
 func (w *world) httpsRule() string {
-	return w.walkthrough(httpsRule, append([]string{"mode: SIMPLE", "mode: SIMPLE\n      caCertificates: " + w.caFile()}, quick...)...)
+	return w.walkthrough(httpsRule, append([]string{"mode: SIMPLE", "mode: SIMPLE\n      caCertificates: " + w.caFile(),
+		"  trafficPolicy:\n", "  trafficPolicy:\n    connectionPool:\n      tcp:\n        connectTimeout: 2s\n"}, quick...)...)
 }
 
 // TestWalkthroughStep4 has plain HTTP become TLS on the way, in the endpoint's own name; then 4b, one trouble of the near
@@ -33,6 +35,7 @@ func TestWalkthroughStep4(t *testing.T) {
 		{"handshake fails", func(w *world) { w.east.ports[443].behave(behaviour{Hello: "alert"}) }},
 		{"reset after ClientHello", func(w *world) { w.east.ports[443].behave(behaviour{Hello: "reset"}) }},
 		{"closed after ClientHello", func(w *world) { w.east.ports[443].behave(behaviour{Hello: "close"}) }},
+		{"no answer to ClientHello", func(w *world) { w.east.ports[443].behave(behaviour{Hello: "hold"}) }},
 		{"another name", func(w *world) { w.east.ports[443].behave(behaviour{Cert: w.pair("somebody.example")}) }},
 		{"answers 503", func(w *world) { w.east.ports[443].behave(behaviour{Status: 503}) }},
 	} {
@@ -50,7 +53,13 @@ func TestWalkthroughStep4(t *testing.T) {
 			if trouble.name != "port closed" && trouble.name != "answers 503" { // a warm connection would not notice
 				w.dropConnections()
 			}
-			all(t, fromWest, c.gets(5))
+			gets := c.gets(5)
+			all(t, fromWest, gets)
+			for _, r := range gets {
+				if r.Took > most+most/2 { // some room for a busy machine
+					t.Errorf("a request took %v", r.Took)
+				}
+			}
 			p.table(line(w.east, 443, "FAILED"), line(w.west, 443, "OK"))
 			w.ownNames(t)
 		})
