@@ -186,13 +186,6 @@ func (l *load) more(n int) {
 	await(l.t, "more requests are answered", func() bool { return count() >= want })
 }
 
-// mark forgets what was answered so far.
-func (l *load) mark() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.gets, l.post = nil, nil
-}
-
 // served wants that each GET was answered by an endpoint, and in time: a little over the limit is the machine's where
 // timers were late too.
 func (l *load) served(t testing.TB, gets []result, limit time.Duration) {

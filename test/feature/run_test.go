@@ -3,6 +3,7 @@
 package feature
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -280,7 +281,7 @@ func (f *forwardProxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	defer up.Close()
 	if r.Method != http.MethodConnect {
-		tr := &http.Transport{Dial: func(string, string) (net.Conn, error) { return up, nil }, DisableKeepAlives: true}
+		tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return up, nil }, DisableKeepAlives: true}
 		r.RequestURI = ""
 		resp, err := tr.RoundTrip(r)
 		if err != nil {
