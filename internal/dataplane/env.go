@@ -210,7 +210,7 @@ func (w *worker) connectDeclared(in *inbound, l *listener.Config) *proxyerr.Erro
 		if c == nil {
 			return &proxyerr.Error{Flags: streaminfo.NoClusterFound, Source: proxyerr.Config}
 		}
-		w.proxyTCP(in, tcpproxy.Options{Cluster: c, Stats: w.tcp(ch.StatPrefix), Idle: ch.Idle, Greeting: hcm.ConnectReply,
+		w.proxyTCP(in, tcpproxy.Options{Cluster: c, Stats: w.tcp(ch.StatPrefix), Idle: ch.Idle, MaxTime: ch.MaxTime, Greeting: hcm.ConnectReply,
 			Refusal: connectRefusal})
 		return nil
 	}

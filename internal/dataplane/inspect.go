@@ -121,7 +121,7 @@ func (w *worker) takeTCP(in *inbound, ch *listener.Chain, hello *tlsinspector.He
 		in.s.Abort()
 		return
 	}
-	o := tcpproxy.Options{Cluster: c, Pick: lb.PickInfo{OriginalDst: in.dst}, Stats: w.tcp(ch.StatPrefix), Idle: ch.Idle, Info: &streaminfo.Info{}}
+	o := tcpproxy.Options{Cluster: c, Pick: lb.PickInfo{OriginalDst: in.dst}, Stats: w.tcp(ch.StatPrefix), Idle: ch.Idle, MaxTime: ch.MaxTime, Info: &streaminfo.Info{}}
 	if hello != nil {
 		o.Info.RequestedServerName = []byte(hello.ServerName)
 		o.Hello = !hello.EarlyData && hello.Len == len(in.early)

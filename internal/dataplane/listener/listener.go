@@ -41,6 +41,7 @@ type Chain struct {
 	StreamIdle time.Duration
 	Cluster    string
 	Idle       time.Duration
+	MaxTime    time.Duration // max_downstream_connection_duration; 0: none
 }
 
 type chain struct {
@@ -147,6 +148,7 @@ func (c *chain) compileFilters(filters []*listenerv3.Filter) error {
 			if d := t.GetIdleTimeout(); d != nil {
 				c.Idle = d.AsDuration()
 			}
+			c.MaxTime = t.GetMaxDownstreamConnectionDuration().AsDuration()
 			return nil
 		default:
 			return fmt.Errorf("filter %s is not supported yet", f.GetName())

@@ -29,6 +29,7 @@ type Conn struct {
 	idleFor   event.Timer
 	isIdle    bool
 	closed    bool
+	counted   bool   // it holds a place among the cluster's connections
 	base      uint64 // Sock.BytesWritten when the current request began
 }
 
@@ -95,6 +96,9 @@ func (c *Conn) end(abort bool) {
 	st.UpstreamCxRxBytes.Add(c.Sock.BytesRead)
 	st.UpstreamCxTxBytes.Add(c.Sock.BytesWritten)
 	c.Host.Stats.CxActive.Dec()
+	if c.counted {
+		c.pools.release(c.Cluster)
+	}
 	c.pools.gone(c)
 }
 

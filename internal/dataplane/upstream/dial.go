@@ -37,6 +37,8 @@ type Waiter interface {
 	// ConnectSlow says that the endpoint has not answered within 3 × its usual time: the waiter may try another one and
 	// abandon this attempt or not.
 	ConnectSlow(d *Dial)
+	// Alone says that no other attempt runs for the same request, so that this one may take its time.
+	Alone() bool
 }
 
 // Dial is one connection attempt. It may outlive the request that it was made for: the attempt that loses a race runs on
@@ -57,18 +59,27 @@ type Dial struct {
 	slow     bool
 	ended    bool
 	probe    bool
+	keep     bool // a connection that nobody waits for any more serves the next request
+	counted  bool // it holds a place among the cluster's connections
 }
 
 // Host is the endpoint being connected to.
 func (d *Dial) Host() *lb.Host { return d.res.Endpoint.Host }
 
 // Dial begins a connection to the picked endpoint. An error means that it failed at once; the endpoint has been judged.
-// name is the server name for TLS where the cluster derives it from the request (auto_sni).
-func (p *Pools) Dial(c *cluster.Cluster, res lb.Result, name string, w Waiter) (*Dial, *proxyerr.Error) {
-	d := &Dial{p: p, cluster: c, res: res, waiter: w, name: name, began: p.D.Now()}
+// name is the server name for TLS where the cluster derives it from the request (auto_sni); keep says that the connection may
+// serve another request if this one no longer needs it.
+func (p *Pools) Dial(c *cluster.Cluster, res lb.Result, name string, keep bool, w Waiter) (*Dial, *proxyerr.Error) {
+	d := &Dial{p: p, cluster: c, res: res, waiter: w, name: name, keep: keep, began: p.D.Now()}
 	h := res.Endpoint.Host
-	d.timer.Init(p.D, d.onTimer)
 	st := c.Stats()
+	if !p.roomFor(c) {
+		st.UpstreamCxOverflow.Inc()
+		res.Done(lb.Outcome{Now: d.began, Kind: lb.Cancelled})
+		return nil, NoRoom
+	}
+	d.counted = true
+	d.timer.Init(p.D, d.onTimer)
 	st.UpstreamCxTotal.Inc()
 	h.Stats.CxTotal.Inc()
 	hp := p.host(h)
@@ -104,9 +115,6 @@ func (d *Dial) Abandon() {
 	}
 }
 
-// Slow says whether the attempt has been unanswered for longer than usual.
-func (d *Dial) Slow() bool { return d.slow }
-
 // cancel ends the attempt without a judgement.
 func (d *Dial) cancel() {
 	if d.ended {
@@ -131,6 +139,9 @@ func (d *Dial) end() {
 	if d.probe {
 		hp.probing = false
 	}
+	if d.counted {
+		d.p.release(d.cluster)
+	}
 	d.p.forget(h, hp)
 }
 
@@ -153,7 +164,7 @@ func (d *Dial) onTimer() {
 		if d.waiter != nil {
 			d.waiter.ConnectSlow(d)
 		}
-	case d.waiter == nil && age >= synVerdict && !d.answered && d.via == nil: // a proxy may take its time
+	case age >= synVerdict && (d.waiter == nil || !d.waiter.Alone()) && !d.answered && d.via == nil: // a proxy may take its time
 		d.finish(d.fail(d.timeoutError()))
 	default:
 		d.timer.Schedule(timeout - age)
@@ -297,8 +308,10 @@ func tlsError(err error) *proxyerr.Error {
 func (d *Dial) established(s event.Stream) {
 	hp := d.p.host(d.Host())
 	hp.open++
+	counted := d.counted
+	d.counted = false // the connection takes the place over
 	d.end()
-	c := &Conn{Stream: s, Sock: d.sock, Host: d.Host(), Cluster: d.cluster, pools: d.p,
+	c := &Conn{Stream: s, Sock: d.sock, Host: d.Host(), Cluster: d.cluster, pools: d.p, counted: counted,
 		transport: d.cluster.Config().PoolKey, sni: d.name, made: d.p.D.Now()}
 	c.In.Init(d.p.Buffers)
 	c.idleFor.Init(d.p.D, func() {
@@ -320,7 +333,7 @@ func (d *Dial) established(s event.Stream) {
 		return
 	}
 	d.res.Done(lb.Outcome{Now: now, Kind: lb.Cancelled})
-	if d.probe && d.cluster.Config().TransportSocket != nil {
+	if !d.keep {
 		c.Close()
 		return
 	}
@@ -337,7 +350,7 @@ func (p *Pools) Probe(c *cluster.Cluster, ep *lb.Endpoint) {
 		return
 	}
 	hp.probing, hp.lastProbe = true, now
-	d := &Dial{p: p, cluster: c, res: c.Attempt(ep), began: now, probe: true}
+	d := &Dial{p: p, cluster: c, res: c.Attempt(ep), began: now, probe: true, keep: c.Config().TransportSocket == nil}
 	d.timer.Init(p.D, d.onTimer)
 	hp.dials++
 	sock, err := p.connect(ep.Host, d)

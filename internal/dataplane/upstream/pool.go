@@ -29,8 +29,9 @@ type Pools struct {
 	// Via is the forward proxy that detour's own connections must take, nil for none.
 	Via *ForwardProxy
 
-	hosts map[*lb.Host]*hostPool
-	peek  [1]byte
+	hosts  map[*lb.Host]*hostPool
+	queued map[*cluster.Breaker][]Queued // requests without a connection, in order
+	peek   [1]byte
 }
 
 type hostPool struct {
@@ -105,6 +106,7 @@ func (p *Pools) Put(c *Conn) {
 		c.idleFor.Schedule(idle)
 	}
 	hp.idle = append(hp.idle, c)
+	p.wake(c.Cluster)
 }
 
 func (p *Pools) worn(c *Conn, cfg *cluster.Config) bool {

@@ -46,6 +46,8 @@ type Options struct {
 	// Once allows one endpoint only (the route has retries off, or the destination is a plain address).
 	Once bool
 	Idle time.Duration
+	// MaxTime ends the connection that long after it began; 0: never.
+	MaxTime time.Duration
 	Info *streaminfo.Info
 	// Done is told at the end of the connection.
 	Done func(*Proxy)
@@ -59,12 +61,12 @@ type Proxy struct {
 	down  event.Stream
 	early []byte
 	tried [8]*lb.Host
-	dial  *upstream.Dial
-	slow  *upstream.Dial
+	race  upstream.Race
 	conn  *upstream.Conn
 	res   lb.Result
 	relay *relay.Relay
 	timer event.Timer
+	limit event.Timer // MaxTime
 	sent  int // of early, to the current endpoint
 	at    time.Time
 	ended bool
@@ -76,7 +78,15 @@ type Proxy struct {
 func Start(down event.Stream, early []byte, o Options) *Proxy {
 	p := &Proxy{Options: o, down: down, early: early}
 	p.timer.Init(o.D, p.onTimer)
+	p.limit.Init(o.D, func() {
+		p.Stats.MaxDuration.Inc()
+		p.Close()
+	})
+	if o.MaxTime > 0 {
+		p.limit.Schedule(o.MaxTime)
+	}
 	p.Pick.Tried = p.tried[:0]
+	p.race.Begin(p.Pools, p.Cluster, &p.Pick, "", false, !p.Once, p)
 	p.Stats.DownstreamCxTotal.Inc()
 	down.SetHandler(p)
 	p.next()
@@ -111,36 +121,32 @@ func (p *Proxy) next() {
 			p.fail()
 			return
 		}
-		if p.last = p.begin(res); p.last == nil {
+		switch p.last = p.race.Try(res, true); p.last {
+		case nil:
+			return
+		case upstream.NoRoom: // no endpoint of the cluster has any
+			p.fail()
 			return
 		}
 	}
 }
 
-func (p *Proxy) begin(res lb.Result) *proxyerr.Error {
-	h := res.Endpoint.Host
-	p.Pick.Tried = append(p.Pick.Tried, h)
+// Trying implements upstream.Racer.
+func (p *Proxy) Trying(e *lb.Endpoint) {
 	p.Info.Attempts++
-	p.Info.UpstreamHost, p.Info.UpstreamHostname, p.Info.Priority = h.Address, h.Hostname, res.Endpoint.Priority
-	d, err := p.Pools.Dial(p.Cluster, res, "", p)
-	if err != nil {
-		return err
-	}
-	p.dial = d
-	return nil
+	p.to(e)
 }
 
-// Connected implements upstream.Waiter.
-func (p *Proxy) Connected(d *upstream.Dial, c *upstream.Conn, res lb.Result) {
-	for _, other := range []*upstream.Dial{p.dial, p.slow} {
-		if other != nil && other != d {
-			other.Abandon()
-		}
-	}
-	p.dial, p.slow = nil, nil
+// to records where the connection is going.
+func (p *Proxy) to(e *lb.Endpoint) {
+	p.Info.UpstreamHost, p.Info.UpstreamHostname, p.Info.Priority = e.Address, e.Hostname, e.Priority
+}
+
+// Won implements upstream.Racer.
+func (p *Proxy) Won(c *upstream.Conn, res lb.Result) {
 	p.timer.Stop()
 	p.conn, p.res, p.sent = c, res, 0
-	p.Info.UpstreamHost, p.Info.UpstreamHostname, p.Info.Priority = c.Host.Address, c.Host.Hostname, res.Endpoint.Priority
+	p.to(res.Endpoint)
 	c.Begin()
 	if !p.Hello {
 		p.res.Connected(p.D.Now(), true)
@@ -155,53 +161,11 @@ func (p *Proxy) Connected(d *upstream.Dial, c *upstream.Conn, res lb.Result) {
 	}
 }
 
-// ConnectFailed implements upstream.Waiter.
-func (p *Proxy) ConnectFailed(d *upstream.Dial, err *proxyerr.Error) {
+// Lost implements upstream.Racer.
+func (p *Proxy) Lost(err *proxyerr.Error) {
 	p.last = err
 	p.Info.UpstreamFailure = err.Error()
-	switch {
-	case d == p.slow:
-		p.slow = nil
-		return
-	case p.slow != nil:
-		p.dial, p.slow = p.slow, nil
-		return
-	}
-	p.dial = nil
 	p.next()
-}
-
-// ConnectSlow implements upstream.Waiter (guarantee E3).
-func (p *Proxy) ConnectSlow(d *upstream.Dial) {
-	cross := p.Cluster.Config().HasOutlierDetection
-	if d != p.dial || p.slow != nil || p.Once || p.Pools.Compat || !p.Cluster.AnotherWell(d.Host(), cross) {
-		return
-	}
-	if !p.Cluster.Hedge().TryAcquire(p.D.Now()) {
-		p.Cluster.Stats().Detour.HedgeBudget.Inc()
-		p.timer.Schedule(upstream.LastMove - upstream.HedgeDelay(d.Host()))
-		return
-	}
-	p.Cluster.Hedge().Release() // it bounds how many begin, not how many run
-	p.race()
-}
-
-// race begins another attempt beside the one that is slow.
-func (p *Proxy) race() {
-	p.Pick.Now = p.D.Now()
-	res, err := p.Cluster.Pick(&p.Pick)
-	if err != nil {
-		return
-	}
-	if res.LastResort {
-		res.Done(lb.Outcome{Now: p.Pick.Now, Kind: lb.Cancelled})
-		return
-	}
-	p.Cluster.Stats().Detour.HedgeTotal.Inc()
-	p.slow, p.dial = p.dial, nil
-	if p.begin(res) != nil {
-		p.dial, p.slow = p.slow, nil
-	}
 }
 
 // sendHello writes the ClientHello. It says whether the attempt goes on.
@@ -265,14 +229,11 @@ func (p *Proxy) readFirst() {
 
 // onTimer asks whether the ClientHello is getting anywhere.
 func (p *Proxy) onTimer() {
-	if p.conn == nil && p.dial != nil && p.slow == nil && p.Cluster.AnotherWell(p.dial.Host(), p.Cluster.Config().HasOutlierDetection) {
-		p.race() // it has waited long enough, whatever the budget
-	}
 	if p.conn == nil || p.relay != nil {
 		return
 	}
 	age := p.D.Now().Sub(p.at)
-	if p.Pools.Compat || p.Once || !p.Cluster.AnotherWell(p.conn.Host, p.Cluster.Config().HasOutlierDetection) {
+	if p.Pools.Compat || p.Once || !p.Cluster.AnotherWell(p.conn.Host, p.Cluster.Config().HasOutlierDetection, p.Pick.Tried...) {
 		p.timer.Schedule(helloUnacked)
 		return
 	}
@@ -366,11 +327,7 @@ func (p *Proxy) Close() {
 		p.relay.Close()
 		return
 	}
-	for _, d := range []*upstream.Dial{p.dial, p.slow} {
-		if d != nil {
-			d.Abandon()
-		}
-	}
+	p.race.Abandon()
 	if p.conn != nil {
 		p.res.Done(lb.Outcome{Now: p.D.Now(), Kind: lb.Cancelled})
 		p.conn.Abort()
@@ -385,6 +342,7 @@ func (p *Proxy) finish() {
 	}
 	p.ended = true
 	p.timer.Stop()
+	p.limit.Stop()
 	p.Info.Duration = p.D.Now().Sub(p.Info.Start)
 	p.Done(p)
 }
