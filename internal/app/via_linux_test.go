@@ -59,7 +59,10 @@ func inside(t *testing.T, addrs ...string) bool {
 	return true
 }
 
-const east, west = "10.9.0.1", "10.9.0.2"
+const (
+	east, west = "10.9.0.1", "10.9.0.2"
+	greeting   = "2525" // port of a server that speaks first
+)
 
 // corporate is an HTTP proxy that does CONNECT only.
 type corporate struct {
@@ -104,7 +107,13 @@ func (c *corporate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer down.Close()
-	_, _ = io.WriteString(down, "HTTP/1.1 200 Connection established\r\n\r\n")
+	answer := []byte("HTTP/1.1 200 Connection established\r\n\r\n")
+	if port == greeting { // both in one packet
+		first := make([]byte, 512)
+		n, _ := up.Read(first)
+		answer = append(answer, first[:n]...)
+	}
+	_, _ = down.Write(answer)
 	go func() {
 		_, _ = io.Copy(up, buffered)
 		_ = up.(*net.TCPConn).CloseWrite()
@@ -259,7 +268,10 @@ func TestInheritedProxy(t *testing.T) {
 		"one endpoint silent": {env: map[string]string{"http_proxy": "127.0.0.1:3128"}, answers: map[string]int{"east.test:80": -1},
 			want: "200 west", asked: asked("CONNECT east.test:80 ", "CONNECT west.test:80 "), ejected: asked(east + ":80")},
 		"proxy hangs": {env: map[string]string{"http_proxy": "127.0.0.1:3128"}, answers: map[string]int{"*": -1},
-			want: "503 upstream connect error or disconnect/reset before headers. reset reason: connection timeout"},
+			want: "503 upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
+			log:  "no answer to CONNECT"},
+		"nobody there for one": {env: map[string]string{"http_proxy": "127.0.0.1:3129", "no_proxy": "west.test"},
+			want: "200 west", log: "forward proxy 127.0.0.1:3129: connection refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &corporate{answers: tc.answers, closed: make(chan struct{})}
@@ -299,8 +311,12 @@ func TestInheritedProxy(t *testing.T) {
 			if got := r.ejected(); tc.answers["*"] != -1 && !slices.Equal(got, tc.ejected) {
 				t.Errorf("ejected %v, want %v", got, tc.ejected)
 			}
-			if !strings.Contains(r.said.String(), tc.log) || strings.Contains(r.said.String(), "secret") {
-				t.Errorf("the log has no %q, or too much", tc.log)
+			ours := false
+			for line := range strings.Lines(r.said.String()) {
+				ours = ours || strings.Contains(line, "the fault is probably on this side") && strings.Contains(line, tc.log)
+			}
+			if ours != (tc.log != "") || strings.Contains(r.said.String(), "secret") {
+				t.Errorf("the log says that the fault is here: %v, want it with %q and without credentials", ours, tc.log)
 			}
 		})
 	}
@@ -311,7 +327,7 @@ func TestInheritedProxyUndeclared(t *testing.T) {
 	if !inside(t, east) {
 		return
 	}
-	l := listen(t, east+":2525")
+	l := listen(t, east+":"+greeting)
 	greeted := make(chan struct{})
 	go func() {
 		defer close(greeted)
@@ -358,7 +374,7 @@ func TestInheritedProxyUndeclared(t *testing.T) {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	_, _ = io.WriteString(conn, "CONNECT "+east+":2525 HTTP/1.1\r\nHost: x\r\n\r\n")
+	_, _ = io.WriteString(conn, "CONNECT "+east+":"+greeting+" HTTP/1.1\r\nHost: x\r\n\r\n")
 	var got strings.Builder
 	one := make([]byte, 1)
 	for !strings.HasSuffix(got.String(), "220 ready\r\n") {
@@ -372,7 +388,7 @@ func TestInheritedProxyUndeclared(t *testing.T) {
 	if _, err := io.ReadFull(conn, echo); err != nil || string(echo) != "echo" {
 		t.Errorf("%q, %v", echo, err)
 	}
-	if got := c.seen(); !slices.Equal(got, []string{"CONNECT " + east + ":80 ", "CONNECT " + east + ":2525 "}) {
+	if got := c.seen(); !slices.Equal(got, []string{"CONNECT " + east + ":80 ", "CONNECT " + east + ":" + greeting + " "}) {
 		t.Errorf("the proxy was asked %q", got)
 	}
 }
