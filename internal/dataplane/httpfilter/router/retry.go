@@ -111,21 +111,23 @@ func (r *Router) spend(d decision) decision {
 		return giveUp
 	case d != again:
 		return d
-	case !r.cluster.Breaker().Retries.TryAcquire():
-		st.UpstreamRqRetryOverflow.Inc()
+	}
+	own := r.route.Retry.Mode == route.RetryExplicit || r.p.Compat
+	if !own && !r.cluster.Retry().TryAcquire(r.now()) {
+		st.Detour.RetryBudget.Inc()
 		return giveUp
 	}
-	r.retrying = true
-	switch {
-	case r.route.Retry.Mode == route.RetryExplicit || r.p.Compat:
-		st.UpstreamRqRetry.Inc()
-	case !r.cluster.Retry().TryAcquire(r.now()):
-		st.Detour.RetryBudget.Inc()
-		r.retrying = false
-		r.cluster.Breaker().Retries.Release()
+	if !r.cluster.Breaker().Retries.TryAcquire() {
+		st.UpstreamRqRetryOverflow.Inc()
+		if !own {
+			r.cluster.Retry().Release()
+		}
 		return giveUp
-	default:
-		r.budget = true
+	}
+	r.retrying, r.budget = true, !own
+	if own {
+		st.UpstreamRqRetry.Inc()
+	} else {
 		st.Detour.RetrySent.Inc()
 	}
 	r.resends++

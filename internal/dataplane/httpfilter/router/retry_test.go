@@ -59,57 +59,64 @@ func status(code int) func(*planetest.Conn) {
 	}
 }
 
-// TestSentRequests is guarantee E2's table for requests whose bytes went out.
+// service is what a case changes of the service.
+type service func(*planetest.Service)
+
+func none(*planetest.Service)      {}
+func outlier(s *planetest.Service) { s.Outlier = true }
+func off(s *planetest.Service)     { s.NoRetry, s.Outlier = true, true }
+
+func own(on string, n uint32, codes ...uint32) service {
+	return func(s *planetest.Service) { s.Retry, s.Outlier = explicit(on, n, codes...), true }
+}
+
+// sent is guarantee E2's table for requests whose bytes went out.
+var sent = []struct {
+	failure string
+	policy  string
+	set     service
+	method  string
+	body    string
+	want    int // status; 200 is the second endpoint's
+}{
+	{"reset after the request", "default", none, "GET", "", 200},
+	{"reset after the request", "default", none, "PUT", "x", 200},
+	{"reset after the request", "default", none, "DELETE", "", 200},
+	{"reset after the request", "default", none, "POST", "x", 503},
+	{"reset after the request", "default", none, "PATCH", "x", 503},
+	{"reset after the request", "default", none, "LOCK", "", 503},
+	{"reset after the request", "default", none, "PUT", strings.Repeat("x", 200<<10), 503}, // too large to be kept
+	{"reset after the request", "attempts 0", off, "GET", "", 503},
+	{"reset after the request", "reset", own("reset", 2), "GET", "", 200},
+	{"reset after the request", "reset", own("reset", 2), "POST", "x", 200}, // the route asks for it
+	{"reset after the request", "connect-failure", own("connect-failure", 2), "GET", "", 503},
+	{"reset after the request", "reset 0", own("reset", 0), "GET", "", 503},
+	{"closed after the request", "default", none, "GET", "", 200},
+	{"closed after the request", "default", none, "POST", "x", 503},
+	{"half a head", "default", none, "GET", "", 200},
+	{"half a head", "default", none, "POST", "x", 503},
+	{"garbage", "default", none, "GET", "", 502},
+	{"502", "default", none, "GET", "", 502}, // no outlier detection: nobody said that these are failures
+	{"502", "default", outlier, "GET", "", 200},
+	{"503", "default", outlier, "GET", "", 200},
+	{"503", "default", outlier, "OPTIONS", "", 200},
+	{"503", "default", outlier, "PUT", "x", 503},
+	{"503", "default", outlier, "POST", "x", 503},
+	{"503 with Retry-After", "default", outlier, "GET", "", 503},
+	{"504", "default", outlier, "GET", "", 200},
+	{"500", "default", outlier, "GET", "", 500},
+	{"503", "attempts 0", off, "GET", "", 503},
+	{"503", "5xx", own("5xx", 2), "POST", "x", 200},
+	{"500", "5xx", own("5xx", 2), "GET", "", 200},
+	{"500", "gateway-error", own("gateway-error", 2), "GET", "", 500},
+	{"500", "codes", own("retriable-status-codes", 2, 500), "GET", "", 200},
+	{"503 with Retry-After", "5xx", own("5xx", 2), "GET", "", 200},
+	{"garbage", "reset", own("reset", 2), "GET", "", 200},
+}
+
+// TestSentRequests goes through sent.
 func TestSentRequests(t *testing.T) {
-	type service func(*planetest.Service)
-	none := func(s *planetest.Service) {}
-	outlier := func(s *planetest.Service) { s.Outlier = true }
-	off := func(s *planetest.Service) { s.NoRetry, s.Outlier = true, true }
-	own := func(on string, n uint32, codes ...uint32) service {
-		return func(s *planetest.Service) { s.Retry, s.Outlier = explicit(on, n, codes...), true }
-	}
-	for _, c := range []struct {
-		failure string
-		policy  string
-		set     service
-		method  string
-		body    string
-		want    int // status; 200 is the second endpoint's
-	}{
-		{"reset after the request", "default", none, "GET", "", 200},
-		{"reset after the request", "default", none, "PUT", "x", 200},
-		{"reset after the request", "default", none, "DELETE", "", 200},
-		{"reset after the request", "default", none, "POST", "x", 503},
-		{"reset after the request", "default", none, "PATCH", "x", 503},
-		{"reset after the request", "default", none, "LOCK", "", 503},
-		{"reset after the request", "default", none, "PUT", strings.Repeat("x", 200<<10), 503}, // too large to be kept
-		{"reset after the request", "attempts 0", off, "GET", "", 503},
-		{"reset after the request", "reset", own("reset", 2), "GET", "", 200},
-		{"reset after the request", "reset", own("reset", 2), "POST", "x", 200}, // the route asks for it
-		{"reset after the request", "connect-failure", own("connect-failure", 2), "GET", "", 503},
-		{"reset after the request", "reset 0", own("reset", 0), "GET", "", 503},
-		{"closed after the request", "default", none, "GET", "", 200},
-		{"closed after the request", "default", none, "POST", "x", 503},
-		{"half a head", "default", none, "GET", "", 200},
-		{"half a head", "default", none, "POST", "x", 503},
-		{"garbage", "default", none, "GET", "", 502},
-		{"502", "default", none, "GET", "", 502}, // no outlier detection: nobody said that these are failures
-		{"502", "default", outlier, "GET", "", 200},
-		{"503", "default", outlier, "GET", "", 200},
-		{"503", "default", outlier, "OPTIONS", "", 200},
-		{"503", "default", outlier, "PUT", "x", 503},
-		{"503", "default", outlier, "POST", "x", 503},
-		{"503 with Retry-After", "default", outlier, "GET", "", 503},
-		{"504", "default", outlier, "GET", "", 200},
-		{"500", "default", outlier, "GET", "", 500},
-		{"503", "attempts 0", off, "GET", "", 503},
-		{"503", "5xx", own("5xx", 2), "POST", "x", 200},
-		{"500", "5xx", own("5xx", 2), "GET", "", 200},
-		{"500", "gateway-error", own("gateway-error", 2), "GET", "", 500},
-		{"500", "codes", own("retriable-status-codes", 2, 500), "GET", "", 200},
-		{"503 with Retry-After", "5xx", own("5xx", 2), "GET", "", 200},
-		{"garbage", "reset", own("reset", 2), "GET", "", 200},
-	} {
+	for _, c := range sent {
 		name := c.failure + "/" + c.policy + "/" + c.method
 		if len(c.body) > 10 {
 			name += " large"
