@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -197,6 +198,7 @@ func TestBudget(t *testing.T) {
 		c.Reset()
 	})
 	hold := make(chan struct{})
+	let := sync.OnceFunc(func() { close(hold) })
 	good := planetest.NewUpstream(t, func(c *planetest.Conn) {
 		c.Request()
 		<-hold
@@ -214,10 +216,17 @@ func TestBudget(t *testing.T) {
 	}
 	close(reset)
 	st := p.Cluster(s).Stats()
+	defer func() {
+		let()
+		if t.Failed() {
+			t.Logf("%d sent again, %d not, %d elsewhere, of %d", st.Detour.RetrySent.Value(), st.Detour.RetryBudget.Value(),
+				st.Detour.RetryUnsent.Value(), st.UpstreamRqTotal.Value())
+		}
+	}()
 	planetest.Until(t, "every request was reset", func() bool {
 		return st.Detour.RetrySent.Value()+st.Detour.RetryBudget.Value() == n
 	})
-	close(hold)
+	let()
 	codes := map[int]int{}
 	for _, c := range clients {
 		codes[c.Read("GET").StatusCode]++

@@ -37,69 +37,73 @@ func hold(s func(*planetest.Conn)) func(*planetest.Conn) {
 	}
 }
 
+const get = "GET / HTTP/1.1\r\nHost: svc.test\r\n\r\n"
+const last = "GET / HTTP/1.1\r\nHost: svc.test\r\nConnection: close\r\n\r\n"
+const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+const okClose = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+
+// exchanges are what clients send, what endpoints do, and what comes back.
+var exchanges = []struct {
+	name     string
+	upstream func(*planetest.Conn)
+	send     string
+	fin      bool // the client ends its direction
+	want     string
+	reset    bool
+	got      []string // requests that arrived; nil: not looked at
+}{
+	{name: "close asked for", upstream: hold(script(ok)), send: last, want: okClose},
+	{name: "pipelined", upstream: hold(script(planetest.Response(200, "1"), planetest.Response(200, "2"), planetest.Response(200, "3"))),
+		send: planetest.Request("GET", "/1", "") + planetest.Request("POST", "/2", "two") + strings.Replace(last, "GET /", "GET /3", 1),
+		want: "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2" +
+			"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n3",
+		got: []string{"GET /1", "POST /2 two", "GET /3"}},
+	{name: "pipelined, then FIN", upstream: hold(script(ok, ok, ok)), send: get + get + get, fin: true, want: ok + ok + ok},
+	{name: "pipelined with refusals between", upstream: hold(script(ok, ok)), fin: true,
+		send: get + "GET / HTTP/1.1\r\nHost: other.test\r\n\r\n" + get,
+		want: ok + "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n" + ok},
+	{name: "pipelined garbage is refused after the answer", upstream: hold(script(ok)), send: get + "\x00\x01\r\n\r\n", fin: true,
+		want: ok + "HTTP/1.1 400 Bad Request\r\ncontent-length: 28\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\ncontrol byte in header block"},
+	{name: "half a request, then FIN", upstream: hold(script(ok)), send: get + "GET / HT", fin: true,
+		want: ok + "HTTP/1.1 400 Bad Request"},
+	{name: "half a body, then FIN", upstream: func(c *planetest.Conn) { c.Gone() }, fin: true,
+		send: "POST / HTTP/1.1\r\nHost: svc.test\r\nContent-Length: 10\r\n\r\nabc", want: "HTTP/1.1 400 Bad Request"},
+	{name: "HEAD", upstream: hold(script("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", ok)),
+		send: "HEAD / HTTP/1.1\r\nHost: svc.test\r\n\r\n" + last, want: "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" + okClose},
+	{name: "204 and 304", upstream: hold(script("HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", ok)),
+		send: get + get + last,
+		want: "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n" + okClose},
+	{name: "1xx", upstream: hold(script("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n" + ok)), send: last,
+		want: "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n" + okClose},
+	{name: "1xx to HTTP/1.0", upstream: hold(script("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + ok)),
+		send: "GET / HTTP/1.0\r\nHost: svc.test\r\n\r\n", want: okClose},
+	{name: "HTTP/1.0 keep-alive", upstream: hold(script(ok, ok)),
+		send: "GET / HTTP/1.0\r\nHost: svc.test\r\nConnection: keep-alive\r\n\r\nGET / HTTP/1.0\r\nHost: svc.test\r\n\r\n",
+		want: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok" + okClose},
+	{name: "chunked to HTTP/1.0", upstream: hold(script("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nX-T: 1\r\n\r\n")),
+		send: "GET / HTTP/1.0\r\nHost: svc.test\r\n\r\n", want: "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabcde"},
+	{name: "until close", upstream: script("HTTP/1.1 200 OK\r\n\r\nall of it"), send: get,
+		want: "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall of it"},
+	{name: "chunked with trailers", upstream: hold(script("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n", ok)),
+		send: get + last, want: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n" + okClose},
+	{name: "trailers that are none", upstream: hold(script("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-T: 1\r\nSet-Cookie: a\r\n\r\n")),
+		send: last, want: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\nX-T: 1\r\n\r\n"},
+	{name: "broken chunk", upstream: hold(script("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcXX")), send: get,
+		want: "", reset: true},
+	{name: "body cut short by FIN", upstream: script("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"), send: get,
+		want: "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", reset: true},
+	{name: "chunked body cut short by FIN, to HTTP/1.0", send: "GET / HTTP/1.0\r\nHost: svc.test\r\n\r\n", reset: true,
+		upstream: script("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"), want: "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc"},
+	{name: "101 that nobody asked for", upstream: hold(script("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")),
+		send: last, want: "HTTP/1.1 502 Bad Gateway"},
+	{name: "smuggled second response", upstream: hold(script(ok + "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")), send: last, want: okClose},
+	{name: "CONNECT on a listener", upstream: hold(script()), send: "CONNECT svc.test:80 HTTP/1.1\r\nHost: svc.test:80\r\n\r\n",
+		want: "HTTP/1.1 405 Method Not Allowed"},
+}
+
 // TestExchange is what a client gets, byte for byte, until its connection is closed.
 func TestExchange(t *testing.T) {
-	const get = "GET / HTTP/1.1\r\nHost: svc.test\r\n\r\n"
-	const last = "GET / HTTP/1.1\r\nHost: svc.test\r\nConnection: close\r\n\r\n"
-	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-	const okClose = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
-	for _, c := range []struct {
-		name     string
-		upstream func(*planetest.Conn)
-		send     string
-		fin      bool // the client ends its direction
-		want     string
-		reset    bool
-		got      []string // requests that arrived; nil: not looked at
-	}{
-		{name: "close asked for", upstream: hold(script(ok)), send: last, want: okClose},
-		{name: "pipelined", upstream: hold(script(planetest.Response(200, "1"), planetest.Response(200, "2"), planetest.Response(200, "3"))),
-			send: planetest.Request("GET", "/1", "") + planetest.Request("POST", "/2", "two") + strings.Replace(last, "GET /", "GET /3", 1),
-			want: "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2" +
-				"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n3",
-			got: []string{"GET /1", "POST /2 two", "GET /3"}},
-		{name: "pipelined, then FIN", upstream: hold(script(ok, ok, ok)), send: get + get + get, fin: true, want: ok + ok + ok},
-		{name: "pipelined with refusals between", upstream: hold(script(ok, ok)), fin: true,
-			send: get + "GET / HTTP/1.1\r\nHost: other.test\r\n\r\n" + get,
-			want: ok + "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n" + ok},
-		{name: "pipelined garbage is refused after the answer", upstream: hold(script(ok)), send: get + "\x00\x01\r\n\r\n", fin: true,
-			want: ok + "HTTP/1.1 400 Bad Request\r\ncontent-length: 28\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\ncontrol byte in header block"},
-		{name: "half a request, then FIN", upstream: hold(script(ok)), send: get + "GET / HT", fin: true,
-			want: ok + "HTTP/1.1 400 Bad Request"},
-		{name: "half a body, then FIN", upstream: func(c *planetest.Conn) { c.Gone() }, fin: true,
-			send: "POST / HTTP/1.1\r\nHost: svc.test\r\nContent-Length: 10\r\n\r\nabc", want: "HTTP/1.1 400 Bad Request"},
-		{name: "HEAD", upstream: hold(script("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", ok)),
-			send: "HEAD / HTTP/1.1\r\nHost: svc.test\r\n\r\n" + last, want: "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" + okClose},
-		{name: "204 and 304", upstream: hold(script("HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", ok)),
-			send: get + get + last,
-			want: "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n" + okClose},
-		{name: "1xx", upstream: hold(script("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n" + ok)), send: last,
-			want: "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n" + okClose},
-		{name: "1xx to HTTP/1.0", upstream: hold(script("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + ok)),
-			send: "GET / HTTP/1.0\r\nHost: svc.test\r\n\r\n", want: okClose},
-		{name: "HTTP/1.0 keep-alive", upstream: hold(script(ok, ok)),
-			send: "GET / HTTP/1.0\r\nHost: svc.test\r\nConnection: keep-alive\r\n\r\nGET / HTTP/1.0\r\nHost: svc.test\r\n\r\n",
-			want: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok" + okClose},
-		{name: "chunked to HTTP/1.0", upstream: hold(script("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nX-T: 1\r\n\r\n")),
-			send: "GET / HTTP/1.0\r\nHost: svc.test\r\n\r\n", want: "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabcde"},
-		{name: "until close", upstream: script("HTTP/1.1 200 OK\r\n\r\nall of it"), send: get,
-			want: "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall of it"},
-		{name: "chunked with trailers", upstream: hold(script("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n", ok)),
-			send: get + last, want: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n" + okClose},
-		{name: "trailers that are none", upstream: hold(script("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-T: 1\r\nSet-Cookie: a\r\n\r\n")),
-			send: last, want: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\nX-T: 1\r\n\r\n"},
-		{name: "broken chunk", upstream: hold(script("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcXX")), send: get,
-			want: "", reset: true},
-		{name: "body cut short by FIN", upstream: script("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"), send: get,
-			want: "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", reset: true},
-		{name: "chunked body cut short by FIN, to HTTP/1.0", send: "GET / HTTP/1.0\r\nHost: svc.test\r\n\r\n", reset: true,
-			upstream: script("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"), want: "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc"},
-		{name: "101 that nobody asked for", upstream: hold(script("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")),
-			send: last, want: "HTTP/1.1 502 Bad Gateway"},
-		{name: "smuggled second response", upstream: hold(script(ok + "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")), send: last, want: okClose},
-		{name: "CONNECT on a listener", upstream: hold(script()), send: "CONNECT svc.test:80 HTTP/1.1\r\nHost: svc.test:80\r\n\r\n",
-			want: "HTTP/1.1 405 Method Not Allowed"},
-	} {
+	for _, c := range exchanges {
 		t.Run(c.name, func(t *testing.T) {
 			p, s, u := start(t, c.upstream)
 			client := p.Dial(s.Address())
