@@ -100,7 +100,7 @@ func Serve(ctx context.Context, l net.Listener, h *Handler) error {
 		WriteTimeout:      60 * time.Second,
 		IdleTimeout:       60 * time.Second,
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(h.opt.Log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(h.opt.Log.Handler(), slog.LevelWarn),
 	}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

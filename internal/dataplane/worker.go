@@ -237,7 +237,7 @@ func (w *worker) proxyTCP(in *inbound, o tcpproxy.Options) {
 
 func (w *worker) drain() {
 	for l := range w.listeners {
-		l.Close()
+		l.Finish()
 	}
 	clear(w.listeners)
 	for c := range w.conns {

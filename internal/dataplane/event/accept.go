@@ -11,6 +11,9 @@ import (
 // acceptsPerTurn bounds how many connections one listener takes before others get their turn.
 const acceptsPerTurn = 32
 
+// maxBacklog bounds what Finish accepts (net.core.somaxconn's usual value).
+const maxBacklog = 4096
+
 // Listener accepts connections from a listening socket, which several dispatchers may share.
 type Listener struct {
 	sock   *Socket
@@ -58,6 +61,20 @@ func (l *Listener) OnEvent(readable, _ bool) {
 		}
 	}
 	l.sock.Again()
+}
+
+// Finish accepts what waits already, since closing would reset it, and closes.
+func (l *Listener) Finish() {
+	for range maxBacklog / acceptsPerTurn {
+		if l.sock.readable = true; l.sock.closed {
+			return
+		}
+		l.OnEvent(true, false)
+		if !l.sock.readable {
+			break
+		}
+	}
+	l.Close()
 }
 
 // Close stops accepting and closes the descriptor.

@@ -507,6 +507,9 @@ func (c *Conn) Close() {
 // Drain closes the connection if it is idle, else after its request.
 func (c *Conn) Drain() {
 	c.closing = true
+	if c.state == reading {
+		c.readHead() // a request may have arrived already
+	}
 	if c.state == reading && c.in.Fill == c.in.Base {
 		c.Stats.DownstreamCxDrainClose.Inc()
 		c.close(false)
