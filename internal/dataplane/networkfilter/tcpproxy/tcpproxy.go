@@ -48,7 +48,7 @@ type Options struct {
 	Idle time.Duration
 	// MaxTime ends the connection that long after it began; 0: never.
 	MaxTime time.Duration
-	Info *streaminfo.Info
+	Info    *streaminfo.Info
 	// Done is told at the end of the connection.
 	Done func(*Proxy)
 	// HungUp is told when the client ended a TLS connection and probably sent nothing but the handshake.
@@ -67,7 +67,7 @@ type Proxy struct {
 	relay *relay.Relay
 	timer event.Timer
 	limit event.Timer // MaxTime
-	sent  int // of early, to the current endpoint
+	sent  int         // of early, to the current endpoint
 	at    time.Time
 	ended bool
 	last  *proxyerr.Error
