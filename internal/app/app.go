@@ -124,6 +124,14 @@ func New(c Config) *App {
 	a.state = &state{a: a}
 	a.pipeline = pipeline.New(pipeline.Config{Source: c.Source, Translate: translate.Translate, Group: c.Group, Sink: sink{a},
 		StateFile: c.StateFile, Log: a.cfg.Log, KeepGoing: c.KeepGoing})
+	a.cfg.Stats.OnCollect(func() {
+		status := a.pipeline.Status()
+		d := a.cfg.Stats.Detour()
+		d.ConfigRejected.Set(int64(status.Rejected))
+		if status.Set != nil {
+			d.ConfigObjects.Set(int64(status.Set.Len()))
+		}
+	})
 	// The admin API shows all there is to see of a start and of a drain. Connections are taken last and given up first.
 	a.runners = []runner{
 		{"resolver", a.startResolver, func() { a.strict.Close() }},

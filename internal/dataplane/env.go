@@ -77,6 +77,7 @@ func (e *httpEnv) toCluster(st *state, rt *route.Route, authority []byte) hcm.De
 	}
 	c := st.clusters[rt.Cluster]
 	if c == nil {
+		e.w.http(e.entry.stat).NoCluster.Inc()
 		return hcm.Decision{Err: &proxyerr.Error{Flags: streaminfo.NoClusterFound, Source: proxyerr.Config}}
 	}
 	return hcm.Decision{Route: rt, Cluster: c, Pick: lb.PickInfo{OriginalDst: e.in.dst}, Authority: authority}

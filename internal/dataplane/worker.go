@@ -120,6 +120,7 @@ const acceptFailedEvery = 10 * time.Second
 // acceptFailed hears that no connection can be accepted for now. Where descriptors are short, idle connections to
 // endpoints give theirs back.
 func (p *Plane) acceptFailed(err error) {
+	p.Stats.Detour().ListenerErrors.Inc()
 	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
 		p.closeAllIdle()
 	}

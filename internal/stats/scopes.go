@@ -123,17 +123,16 @@ type TLS struct {
 
 // ClusterDetour is cluster.NAME.detour.*: what Envoy has no word for (DESIGN.md, E2 to E5).
 type ClusterDetour struct {
-	RetryUnsent    Counter `stat:"retry_unsent"`    // sent elsewhere because nothing of it had been written
-	RetrySent      Counter `stat:"retry_sent"`      // idempotent, sent again after its bytes went out
-	RetryBudget    Counter `stat:"retry_budget"`    // not sent again: the budget was used up
-	HedgeTotal     Counter `stat:"hedge_total"`     // connection attempts raced with another
-	HedgeWon       Counter `stat:"hedge_won"`       // the second attempt served the request
-	HedgeBudget    Counter `stat:"hedge_budget"`    // not raced: the budget was used up
-	LocalFault     Counter `stat:"local_fault"`     // failures that were ours, and judged nobody
-	EjectedTried   Counter `stat:"ejected_tried"`   // requests given to an ejected endpoint because nothing else was left
-	PriorityHigher Counter `stat:"failover_rq"`     // requests served by a priority other than 0
-	ClientHelloNew Counter `stat:"hello_failover"`  // ClientHellos given to another endpoint
-	StaleAddrsUsed Counter `stat:"dns_stale_addrs"` // lookups that failed while older addresses stayed
+	RetryUnsent    Counter `stat:"retry_unsent"`   // sent elsewhere because nothing of it had been written
+	RetrySent      Counter `stat:"retry_sent"`     // idempotent, sent again after its bytes went out
+	RetryBudget    Counter `stat:"retry_budget"`   // not sent again: the budget was used up
+	HedgeTotal     Counter `stat:"hedge_total"`    // connection attempts raced with another
+	HedgeWon       Counter `stat:"hedge_won"`      // the second attempt served the request
+	HedgeBudget    Counter `stat:"hedge_budget"`   // not raced: the budget was used up
+	LocalFault     Counter `stat:"local_fault"`    // failures that were ours, and judged nobody
+	EjectedTried   Counter `stat:"ejected_tried"`  // requests given to an ejected endpoint because nothing else was left
+	PriorityHigher Counter `stat:"failover_rq"`    // requests served by a priority other than 0
+	ClientHelloNew Counter `stat:"hello_failover"` // ClientHellos given to another endpoint
 }
 
 // HTTP is http.STAT_PREFIX.*, one for each stat_prefix of HTTP connection managers.
@@ -230,13 +229,8 @@ type Server struct {
 type Detour struct {
 	ConfigObjects    Gauge   `stat:"config.objects"`           // objects in force
 	ConfigRejected   Gauge   `stat:"config.rejected"`          // objects dropped now (their last good version may serve)
-	ConfigReloads    Counter `stat:"config.reloads"`           // reads of the source
 	SnapshotUpdates  Counter `stat:"snapshot.updates"`         // snapshots put in force
 	SnapshotRejected Counter `stat:"snapshot.rejected"`        // resources that the engine refused
-	DNSQueries       Counter `stat:"dns.queries"`              // asked of the DNS proxy
-	DNSAllocated     Counter `stat:"dns.answered_allocated"`   // answered with allocated addresses
-	DNSForwarded     Counter `stat:"dns.forwarded"`            // given to the real resolver
-	DNSFailed        Counter `stat:"dns.forward_failed"`       // without an answer from it
 	PassthroughCx    Counter `stat:"passthrough.cx_total"`     // connections to where nothing is declared
 	RefusedCx        Counter `stat:"passthrough.cx_refused"`   // the same under registry-only
 	LocalFaults      Counter `stat:"local_fault.total"`        // failures that were this machine's own

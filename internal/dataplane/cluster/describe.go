@@ -94,6 +94,7 @@ func (l *live) tell(events []outlier.Event, lines []line) {
 
 // fault says, at most once a minute, that requests fail because of this machine or its network (E4).
 func (m *Manager) fault(now time.Time, cluster string, h *lb.Host, reason string) {
+	m.opt.Stats.Detour().LocalFaults.Inc()
 	last := m.faultAt.Load()
 	if last != 0 && now.UnixNano()-last < int64(faultEvery) || !m.faultAt.CompareAndSwap(last, now.UnixNano()) {
 		return

@@ -93,6 +93,7 @@ func (c *Conn) end(abort bool) {
 	st := c.Cluster.Stats()
 	st.UpstreamCxActive.Dec()
 	st.UpstreamCxDestroy.Inc()
+	st.UpstreamCxLengthMs.Record(c.pools.D.Now().Sub(c.made))
 	st.UpstreamCxRxBytes.Add(c.Sock.BytesRead)
 	st.UpstreamCxTxBytes.Add(c.Sock.BytesWritten)
 	c.Host.Stats.CxActive.Dec()

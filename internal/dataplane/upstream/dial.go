@@ -20,6 +20,8 @@ const (
 	hedgeMax = 400 * time.Millisecond
 	// synVerdict is when an unanswered SYN counts against its endpoint: the kernel has sent it twice by then.
 	synVerdict = 1200 * time.Millisecond
+	// helloVerdict is when an unanswered ClientHello does.
+	helloVerdict = 2 * time.Second
 	// probeEvery is the least time between two connections made only to see whether an endpoint answers.
 	probeEvery = 5 * time.Second
 	// LastMove is when an unsent request stops waiting for a connection although no hedge was in the budget.
@@ -157,7 +159,7 @@ func (d *Dial) onTimer() {
 		d.timer.Schedule(timeout - age)
 	case !d.slow:
 		d.slow = true
-		if !d.answered && (d.via == nil || d.reached) {
+		if !d.answered && (d.via == nil || d.reached) || d.tls != nil {
 			d.Host().SetSuspect(true)
 		}
 		d.timer.Schedule(min(synVerdict, timeout) - age)
@@ -166,14 +168,23 @@ func (d *Dial) onTimer() {
 		}
 	case age >= synVerdict && (d.waiter == nil || !d.waiter.Alone()) && !d.answered && d.via == nil: // a proxy may take its time
 		d.finish(d.fail(d.timeoutError()))
+	case age >= helloVerdict && (d.waiter == nil || !d.waiter.Alone()) && d.tls != nil:
+		d.finish(d.fail(d.timeoutError()))
 	default:
-		d.timer.Schedule(timeout - age)
+		next := timeout
+		if age < helloVerdict {
+			next = min(helloVerdict, timeout)
+		}
+		d.timer.Schedule(next - age)
 	}
 }
 
 func (d *Dial) timeoutError() *proxyerr.Error {
 	err := &proxyerr.Error{Flags: sf.UpstreamConnectionFailure, Kind: lb.ConnectTimeout, Unsent: true, Detail: proxyerr.ConnectionTimeout,
 		Cause: errors.New("no answer to the connection attempt")}
+	if d.tls != nil {
+		err.Kind, err.Cause = lb.TLSFailed, errors.New("no answer to the ClientHello")
+	}
 	switch {
 	case d.via == nil:
 	case !d.reached:

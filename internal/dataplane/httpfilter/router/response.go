@@ -87,6 +87,9 @@ func (r *Router) startResponse() {
 	r.phase = responding
 	st, info := r.cluster.Stats(), r.s.Info()
 	st.UpstreamRq.Inc(r.resp.Status)
+	if info.Priority > 0 {
+		st.Detour.PriorityHigher.Inc()
+	}
 	info.UpstreamServiceTime = now.Sub(r.sentAt)
 	info.Code = r.resp.Status
 	info.CodeDetails = "via_upstream"

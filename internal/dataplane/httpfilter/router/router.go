@@ -17,7 +17,7 @@ import (
 	"detour.dev/detour/internal/dataplane/lb"
 	"detour.dev/detour/internal/dataplane/proxyerr"
 	"detour.dev/detour/internal/dataplane/route"
-	"detour.dev/detour/internal/dataplane/streaminfo"
+	sf "detour.dev/detour/internal/dataplane/streaminfo"
 	"detour.dev/detour/internal/dataplane/upstream"
 )
 
@@ -47,7 +47,7 @@ type Stream interface {
 	// Tunnel hands the upstream connection over: from now on it is bytes both ways.
 	// head goes to the client first; c.In holds what the endpoint has sent behind it. done is called at the end.
 	Tunnel(c *upstream.Conn, head []byte, done func())
-	Info() *streaminfo.Info
+	Info() *sf.Info
 }
 
 // Router serves one request at a time and is reused for the next.
@@ -136,7 +136,7 @@ func (r *Router) next(last *proxyerr.Error) {
 		switch {
 		case err == nil:
 		case last == nil:
-			r.fail(pickError(err))
+			r.notPicked(err)
 			return
 		case last.Unsent && errors.Is(err, lb.ErrAllTried):
 			r.after(r.decide(last, true), last)
@@ -158,6 +158,17 @@ func (r *Router) next(last *proxyerr.Error) {
 		}
 		r.cluster.Stats().Detour.RetryUnsent.Inc()
 	}
+}
+
+// notPicked ends the request because there is no endpoint for it.
+func (r *Router) notPicked(err error) {
+	e, st := pickError(err), r.cluster.Stats()
+	if e.Flags.Has(sf.UpstreamOverflow) {
+		st.UpstreamRqActiveOver.Inc()
+	} else {
+		st.UpstreamCxNoneHealthy.Inc()
+	}
+	r.fail(e)
 }
 
 // choose picks an endpoint. A request that may be sent again goes to one that had it before when there is no other.
