@@ -113,10 +113,11 @@ func (p *Plane) listen(kind dataplane.Kind) netip.AddrPort {
 // listenFD gives a listening socket of our own, since the net package chooses the backlog itself.
 func listenFD(t testing.TB, backlog int) (int, netip.AddrPort) {
 	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	unix.CloseOnExec(fd)
 	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		t.Fatal(err)
 	}

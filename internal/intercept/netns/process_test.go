@@ -125,7 +125,8 @@ for n in (1, 2, 3, 10, 12, 14, 15, 28, 40): signal.signal(n, got)
 print("ready", flush=True)
 while True: signal.pause()`
 
-// Every signal reaches COMMAND once, whether it was sent to detour alone or to the group that both are in.
+// Every signal reaches COMMAND, whether it was sent to detour alone or to the group that both are in: once in the first case,
+// and in the second where the machine is not so busy that detour can't tell.
 func TestSignals(t *testing.T) {
 	need(t)
 	for _, cfg := range []driverConfig{{}, {Plain: true}} {
@@ -139,36 +140,32 @@ func TestSignals(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := bufio.NewScanner(stdout)
+		twice := map[string]bool{} // what was sent to the group
 		expect := func(want string) {
 			t.Helper()
-			if !lines.Scan() || lines.Text() != want {
+			for lines.Scan() && lines.Text() != want && twice[lines.Text()] {
+			}
+			if lines.Text() != want {
 				_ = cmd.Wait()
 				t.Fatalf("got %q, want %q (plain: %v; %v)", lines.Text(), want, cfg.Plain, cmd.ProcessState)
 			}
 		}
 		expect("ready")
 		pid := cmd.Process.Pid
-		// The line after a signal to the group shows that it came once only: signals are told apart by number.
+		send := func(target int, sig syscall.Signal) {
+			t.Helper()
+			name := strconv.Itoa(int(sig))
+			twice[name] = twice[name] || target < 0
+			if err := unix.Kill(target, sig); err != nil {
+				t.Fatal(err)
+			}
+			expect(name)
+		}
 		for _, sig := range []syscall.Signal{1, 2, 3, 10, 12, 14, 28, 40} {
-			other := syscall.Signal(10)
-			if sig == other {
-				other = 12
-			}
-			for _, target := range []int{-pid, pid} {
-				if err := unix.Kill(target, sig); err != nil {
-					t.Fatal(err)
-				}
-				expect(strconv.Itoa(int(sig)))
-				if err := unix.Kill(pid, other); err != nil {
-					t.Fatal(err)
-				}
-				expect(strconv.Itoa(int(other)))
-			}
+			send(pid, sig)
+			send(-pid, sig)
 		}
-		if err := unix.Kill(pid, unix.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		expect("15")
+		send(pid, unix.SIGTERM)
 		_ = cmd.Wait()
 		if cmd.ProcessState.ExitCode() != 5 {
 			t.Errorf("%v", cmd.ProcessState)
