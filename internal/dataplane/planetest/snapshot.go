@@ -51,6 +51,8 @@ type Service struct {
 	ConnectTimeout time.Duration
 	StreamIdle     time.Duration
 	MaxRequests    uint32
+	// Limits are the circuit breaker's; nil: none.
+	Limits *clusterv3.CircuitBreakers_Thresholds
 }
 
 // Address gives where an application connects to.
@@ -159,6 +161,9 @@ func (s Service) cluster() *clusterv3.Cluster {
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}, LbPolicy: clusterv3.Cluster_ROUND_ROBIN,
 		CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{}},
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: s.ClusterName()}}
+	if s.Limits != nil {
+		c.CircuitBreakers = &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{s.Limits}}
+	}
 	if s.ConnectTimeout > 0 {
 		c.ConnectTimeout = durationpb.New(s.ConnectTimeout)
 	}

@@ -5,6 +5,9 @@ import (
 	"testing"
 	"time"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
 	"detour.dev/detour/internal/dataplane"
 	"detour.dev/detour/internal/dataplane/planetest"
 	"detour.dev/detour/internal/dataplane/streaminfo"
@@ -125,6 +128,59 @@ func TestSilent(t *testing.T) {
 				t.Errorf("%d hedges, %d won", st.Detour.HedgeTotal.Value(), st.Detour.HedgeWon.Value())
 			}
 		})
+	}
+}
+
+// TestTwoSilent: the near name has two addresses, both silent: the far one serves within half a second.
+func TestTwoSilent(t *testing.T) {
+	good := planetest.NewUpstream(t, planetest.Serve("good"))
+	s := planetest.One(planetest.Silent(t), good.Addr)
+	s.Endpoints[0] = append(s.Endpoints[0], planetest.Silent(t))
+	s.Outlier = true
+	p := planetest.Start(t, dataplane.Options{}, s)
+	began := time.Now()
+	a := p.Dial(s.Address()).Do("POST", "")
+	if took := time.Since(began); a.Text != "good" || took > most {
+		t.Errorf("got %q after %v", a.Text, took)
+	}
+	if i := p.Ended(); i.Attempts != 3 || i.Priority != 1 {
+		t.Errorf("%d attempts, priority %d", i.Attempts, i.Priority)
+	}
+	st := p.Cluster(s).Stats()
+	planetest.Until(t, "both ejected", func() bool { return st.OutlierDetection.EjectionsActive.Value() == 2 })
+}
+
+// TestConnectionLimit: with one connection allowed, a second request waits for it; beyond max_pending_requests it is turned
+// away.
+func TestConnectionLimit(t *testing.T) {
+	release, begun := make(chan struct{}), make(chan struct{}, 8)
+	u := planetest.NewUpstream(t, func(c *planetest.Conn) {
+		for c.Request() != nil {
+			begun <- struct{}{}
+			<-release
+			c.Send(planetest.Response(200, "served"))
+		}
+	})
+	s := planetest.One(u.Addr)
+	s.Limits = &clusterv3.CircuitBreakers_Thresholds{MaxConnections: wrapperspb.UInt32(1), MaxPendingRequests: wrapperspb.UInt32(1)}
+	p := planetest.Start(t, dataplane.Options{}, s)
+	st := p.Cluster(s).Stats()
+	first, second := p.Dial(s.Address()), p.Dial(s.Address())
+	first.Send(planetest.Request("GET", "/1", ""))
+	<-begun
+	second.Send(planetest.Request("GET", "/2", ""))
+	planetest.Until(t, "the second waits", func() bool { return st.UpstreamRqPendActive.Value() == 1 })
+	if a := p.Dial(s.Address()).Do("GET", ""); a.StatusCode != 503 || st.UpstreamRqPendOver.Value() != 1 {
+		t.Errorf("the third got %d, %d overflows", a.StatusCode, st.UpstreamRqPendOver.Value())
+	}
+	close(release)
+	for _, c := range []*planetest.Client{first, second} {
+		if a := c.Read("GET"); a.Text != "served" {
+			t.Errorf("got %d %q", a.StatusCode, a.Text)
+		}
+	}
+	if n := u.Conns(); n != 1 {
+		t.Errorf("%d connections, 1 is allowed", n)
 	}
 }
 
