@@ -185,7 +185,7 @@ func (d *Dir) read(path string, now time.Time) (changed bool, err error) {
 		old.info.ModTime().Equal(info.ModTime()) && now.Sub(info.ModTime()) > racy {
 		return false, nil
 	}
-	data, err := readFile(path)
+	data, info, err := readFile(path)
 	if err != nil {
 		return false, err
 	}
@@ -210,13 +210,20 @@ func (d *Dir) dangling(path string, err error) error {
 	return fmt.Errorf("is a symbolic link to nothing (%v)", err)
 }
 
-func readFile(path string) ([]byte, error) {
+// readFile gives a file's contents and what was known of that very file: by its name another one may be found a moment
+// earlier or later.
+func readFile(path string) ([]byte, fs.FileInfo, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, decode.MaxFileSize+1))
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, decode.MaxFileSize+1))
+	return data, info, err
 }
 
 func unreadable(path string, err error) config.Issue {
