@@ -23,15 +23,29 @@ func (p *Pools) roomFor(c *cluster.Cluster) bool {
 	if limit.TryAcquire() {
 		return true
 	}
+	if idle := p.idleOf(c.Breaker()); idle != nil {
+		idle.Close()
+		return limit.TryAcquire()
+	}
+	return false
+}
+
+// HasRoom says whether an attempt would find a place, or an idle connection.
+func (p *Pools) HasRoom(c *cluster.Cluster) bool {
+	limit := &c.Breaker().Connections
+	return limit.Active() < int64(limit.Max()) || p.idleOf(c.Breaker()) != nil
+}
+
+// idleOf gives an idle connection that holds one of the breaker's places, or nil.
+func (p *Pools) idleOf(b *cluster.Breaker) *Conn {
 	for _, hp := range p.hosts {
 		for _, idle := range hp.idle {
-			if idle.counted && idle.Cluster.Breaker() == c.Breaker() {
-				idle.Close()
-				return limit.TryAcquire()
+			if idle.counted && idle.Cluster.Breaker() == b {
+				return idle
 			}
 		}
 	}
-	return false
+	return nil
 }
 
 // release gives a place back.
@@ -40,8 +54,8 @@ func (p *Pools) release(c *cluster.Cluster) {
 	p.wake(c)
 }
 
-// Wait queues a request until a connection of the cluster has become free on this worker; Room is called then. The caller
-// looks again by itself now and then, since another worker may free one.
+// Wait queues a request until it leaves. Room is called when a connection of the cluster may have become free on this
+// worker and nobody has waited longer. The caller looks again by itself now and then, since another worker may free one.
 func (p *Pools) Wait(c *cluster.Cluster, q Queued) {
 	if p.queued == nil {
 		p.queued = map[*cluster.Breaker][]Queued{}
@@ -60,11 +74,15 @@ func (p *Pools) Leave(c *cluster.Cluster, q Queued) {
 	}
 }
 
-// wake lets the request that has waited longest try again.
+// wake lets the request try again that has waited longest by then.
 func (p *Pools) wake(c *cluster.Cluster) {
-	if list := p.queued[c.Breaker()]; len(list) > 0 {
-		first := list[0]
-		p.Leave(c, first)
-		p.D.Post(first.Room)
+	b := c.Breaker()
+	if len(p.queued[b]) == 0 {
+		return
 	}
+	p.D.Post(func() {
+		if list := p.queued[b]; len(list) > 0 {
+			list[0].Room()
+		}
+	})
 }

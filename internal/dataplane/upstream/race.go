@@ -61,15 +61,18 @@ func (q *Race) Begin(p *Pools, c *cluster.Cluster, pick *lb.PickInfo, sni string
 func (q *Race) Try(res lb.Result, fresh bool) *proxyerr.Error {
 	h := res.Endpoint.Host
 	q.pick.Tried = append(q.pick.Tried, h)
-	q.racer.Trying(res.Endpoint)
 	if q.pooled && !fresh {
 		if c := q.p.Idle(q.c, h, q.sni); c != nil {
+			q.racer.Trying(res.Endpoint)
 			q.Abandon()
 			q.racer.Won(c, res)
 			return nil
 		}
 	}
 	d, err := q.p.Dial(q.c, res, q.sni, q.pooled, q)
+	if err != NoRoom {
+		q.racer.Trying(res.Endpoint)
+	}
 	if err != nil {
 		return err
 	}

@@ -184,6 +184,47 @@ func TestConnectionLimit(t *testing.T) {
 	}
 }
 
+// TestConnectionQueue: requests that wait for a connection get it in the order in which they came, and waiting is no attempt.
+func TestConnectionQueue(t *testing.T) {
+	release, begun := make(chan struct{}), make(chan struct{}, 8)
+	u := planetest.NewUpstream(t, func(c *planetest.Conn) {
+		for c.Request() != nil {
+			begun <- struct{}{}
+			<-release
+			c.Send(planetest.Response(200, "served"))
+		}
+	})
+	s := planetest.One(u.Addr)
+	s.Limits = &clusterv3.CircuitBreakers_Thresholds{MaxConnections: wrapperspb.UInt32(1)}
+	p := planetest.Start(t, dataplane.Options{}, s)
+	st := p.Cluster(s).Stats()
+	paths := []string{"/1", "/2", "/3", "/4"}
+	var clients []*planetest.Client
+	for i, path := range paths {
+		c := p.Dial(s.Address())
+		clients = append(clients, c)
+		c.Send(planetest.Request("GET", path, ""))
+		if i == 0 {
+			<-begun
+		}
+		planetest.Until(t, path+" waits", func() bool { return st.UpstreamRqPendActive.Value() == int64(i) })
+		time.Sleep(30 * time.Millisecond) // so that they look again at different times
+	}
+	time.Sleep(150 * time.Millisecond)
+	close(release)
+	for _, c := range clients {
+		if a := c.Read("GET"); a.Text != "served" {
+			t.Errorf("got %d %q", a.StatusCode, a.Text)
+		}
+	}
+	if got := strings.Join(u.Got(), ", "); got != "GET /1, GET /2, GET /3, GET /4" {
+		t.Errorf("served in the order %s", got)
+	}
+	if tried, waited := st.UpstreamRqTotal.Value(), st.UpstreamRqPendTotal.Value(); tried != 4 || waited != 3 {
+		t.Errorf("4 requests, 3 of which waited, count as %d attempts and %d waits", tried, waited)
+	}
+}
+
 // TestSilentElsewhere: where else a request may go while an endpoint is silent.
 func TestSilentElsewhere(t *testing.T) {
 	t.Run("same priority", func(t *testing.T) {

@@ -238,12 +238,14 @@ func (r *Router) queue() {
 	r.timer.Schedule(lookAgain)
 }
 
-// Room implements upstream.Queued.
+// Room implements upstream.Queued. Without room the request keeps its place in the queue.
 func (r *Router) Room() {
-	if r.phase == queued {
-		r.unqueue()
-		r.next(nil)
+	if !r.p.HasRoom(r.cluster) {
+		r.timer.Schedule(lookAgain)
+		return
 	}
+	r.unqueue()
+	r.next(nil)
 }
 
 func (r *Router) unqueue() {
