@@ -147,7 +147,13 @@ func sayRequest(i *streaminfo.Info) {
 		fmt.Fprintf(&b, "connection to %q, %d bytes up, %d down", name, i.BytesReceived, i.BytesSent)
 	}
 	if i.UpstreamHost.IsValid() {
-		fmt.Fprintf(&b, " from %s (%s), priority %d", i.UpstreamHostname, i.UpstreamHost, i.Priority)
+		b.WriteString(" from ")
+		if i.UpstreamHostname != "" {
+			fmt.Fprintf(&b, "%s (%s)", i.UpstreamHostname, i.UpstreamHost)
+		} else {
+			b.WriteString(i.UpstreamHost.String())
+		}
+		fmt.Fprintf(&b, ", priority %d", i.Priority)
 	}
 	fmt.Fprintf(&b, ", %d attempt(s), %s", i.Attempts, i.Duration.Round(time.Microsecond*100))
 	if i.Flags != 0 {
