@@ -97,6 +97,9 @@ func (p *Pipeline) Load(ctx context.Context) error {
 		return Errors(sortIssues(bad))
 	}
 	p.apply(set, snapshot, issues)
+	if set.Len() == 0 {
+		p.cfg.Log.Warn("the configuration is empty: its files hold no object that is served here")
+	}
 	return nil
 }
 

@@ -443,6 +443,25 @@ func TestLoadErrors(t *testing.T) {
 	}
 }
 
+// TestLoadNothing: a configuration without any object is served, and said to be empty.
+func TestLoadNothing(t *testing.T) {
+	for text, said := range map[string]bool{"": true, "kind: Deployment\napiVersion: apps/v1\nmetadata: {name: x}\n": true,
+		"kind: ServiceEntry\napiVersion: networking.istio.io/v1\nmetadata: {name: x}\nspec: {hosts: [x.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}\n": false} {
+		var log bytes.Buffer
+		src := &fake{files: []source.File{{Name: "a.yaml", Data: []byte(text)}}}
+		translate := func(*config.Set, xds.NodeGroup) (*xds.Snapshot, []config.Issue) {
+			return &xds.Snapshot{Version: "v"}, nil
+		}
+		p := New(Config{Source: src, Translate: translate, Sink: &refusingSink{}, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if err := p.Load(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := strings.Contains(log.String(), "the configuration is empty"); got != said {
+			t.Errorf("%q: said to be empty: %v", text, got)
+		}
+	}
+}
+
 func TestLoadOnce(t *testing.T) {
 	in := walkthrough(t, "1-service-entry") + "---\n" + walkthrough(t, "2-destination-rule") + "---\napiVersion: v1\nkind: Service\n"
 	set, issues, err := LoadOnce([]string{"-"}, strings.NewReader(in))
