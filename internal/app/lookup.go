@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -14,10 +15,16 @@ import (
 // proxyLookup bounds the lookup of an inherited proxy's name.
 const proxyLookup = 10 * time.Second
 
-// lookup finds the addresses of a name that nothing declares.
+// lookup finds the addresses of a name that nothing declares. Those that this host has a route for come first, since only
+// the first may be used.
 func (a *App) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
 	ans := a.resolver.Lookup(ctx, name, dns.All)
-	return ans.Addrs, ans.Err
+	v4, v6 := a.resolver.Families()
+	addrs := slices.Clone(ans.Addrs)
+	if v6 && !v4 {
+		slices.SortStableFunc(addrs, func(x, y netip.Addr) int { return y.BitLen() - x.BitLen() })
+	}
+	return addrs, ans.Err
 }
 
 // proxyAddress finds an address of the inherited proxy. Nobody waits for it once the process stops.
@@ -36,7 +43,6 @@ func (a *App) proxyAddress(hostport string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr, uint16(port)), err
 }
 
-// oneAddress prefers the families that this host has a route for.
 func (a *App) oneAddress(ctx context.Context, name string) (netip.Addr, error) {
 	addrs, err := a.lookup(ctx, name)
 	if err != nil {
@@ -44,12 +50,6 @@ func (a *App) oneAddress(ctx context.Context, name string) (netip.Addr, error) {
 	}
 	if len(addrs) == 0 {
 		return netip.Addr{}, fmt.Errorf("%s has no address", name)
-	}
-	v4, v6 := a.resolver.Families()
-	for _, addr := range addrs {
-		if addr.Is4() && v4 || addr.Is6() && v6 {
-			return addr, nil
-		}
 	}
 	return addrs[0], nil
 }
