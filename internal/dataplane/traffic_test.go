@@ -201,14 +201,25 @@ func TestStaleUndeclared(t *testing.T) {
 	})
 	p := planetest.Start(t, dataplane.Options{}, planetest.One(planetest.Refused(t)))
 	c := p.DialProxy()
-	for range 50 {
+	// The upstream may close after a request's bytes were acknowledged and before it read them: such a reset proves
+	// nothing, and that POST must fail.
+	const n, few = 50, 5
+	failed := 0
+	for range n {
 		c.Send("POST http://" + u.Addr.String() + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
-		if a := c.Read("POST"); a.StatusCode != 200 {
+		switch a := c.Read("POST"); a.StatusCode {
+		case 200:
+		case 503:
+			failed++
+		default:
 			t.Fatalf("got %d %q", a.StatusCode, a.Text)
 		}
 	}
-	if n := len(u.Got()); n != 50 {
-		t.Errorf("delivered %d times", n)
+	if failed > few {
+		t.Errorf("%d of %d failed", failed, n)
+	}
+	if got := len(u.Got()); got != n-failed {
+		t.Errorf("delivered %d times, %d answers were 200", got, n-failed)
 	}
 }
 
