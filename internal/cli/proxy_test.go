@@ -63,7 +63,7 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"proxy", "--bogus"}, 2, `^detour: unknown flag: --bogus .*\n$`},
 		{[]string{"ps", "x"}, 2, `^detour: .*\n$`},
 		{[]string{"version", "x"}, 2, `^detour: .*\n$`},
-		{proxy("x"), 2, `^detour: .*\n$`},
+		{proxy("x"), 2, `^detour: unexpected argument "x"; a configuration is named with -f \(see 'detour proxy --help'\)\n$`},
 		{proxy("--outbound-policy", "x"), 2, `^detour: --outbound-policy "x": not one of allow-any, registry-only .*\n$`},
 		{proxy("--log-level", "x"), 2, `^detour: --log-level "x": not one of debug, info, warn, error .*\n$`},
 		{proxy("--compat", "x"), 2, `^detour: --compat "x": .*\n$`},

@@ -94,6 +94,9 @@ func argumentsAreUsage(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
+				if len(args) > 0 && c.Flags().Lookup("filename") != nil { // cobra takes it for a command's name
+					err = fmt.Errorf("unexpected argument %q; a configuration is named with -f", args[0])
+				}
 				return usagef("%v (see '%s --help')", err, c.CommandPath())
 			}
 			return nil

@@ -73,10 +73,10 @@ not found.`,
 	fl.SetInterspersed(false) // what comes after COMMAND is COMMAND's
 	fl.StringArrayVarP(&f.paths, "filename", "f", nil, "configuration `PATH`: a file or a directory (repeatable)")
 	f.add(c)
-	fl.StringVar(&f.policy, "outbound-policy", "allow-any", "what is done with destinations that nothing declares: `allow-any` or registry-only")
-	fl.StringVar(&f.via, "via", "auto", "how COMMAND's connections are taken: `auto`, namespace or environment")
+	fl.StringVar(&f.policy, "outbound-policy", "allow-any", "`POLICY` for destinations that nothing declares: allow-any or registry-only")
+	fl.StringVar(&f.via, "via", "auto", "`WAY` in which COMMAND's connections are taken: auto, namespace or environment")
 	fl.StringArrayVarP(&f.publish, "publish", "p", nil, "let the host in to a port that COMMAND serves: `[HOST:]PORT` or [HOST:]HOSTPORT:PORT (repeatable)")
-	fl.StringVar(&f.loopback, "loopback", "host", "where loopback leads when COMMAND does not serve the port: `host` or private (nowhere)")
+	fl.StringVar(&f.loopback, "loopback", "host", "`PLACE` that loopback leads to when COMMAND does not serve the port: host or private (nowhere)")
 	fl.StringVar(&f.resolver, "resolver", "", "DNS server that endpoint names are looked up with, `ADDR`[:PORT] (default the system's)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "a line for each request: endpoint, priority, attempts")
 	return c
