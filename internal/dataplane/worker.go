@@ -211,7 +211,7 @@ func (w *worker) tcp(prefix string) *stats.TCP {
 	return s
 }
 
-// track keeps a relayed connection in the worker's books until done.
+// proxyTCP relays a connection, which stays in the worker's books until it has ended.
 func (w *worker) proxyTCP(in *inbound, o tcpproxy.Options) {
 	w.open.Add(1)
 	o.D, o.Buffers, o.Pools = w.d, &w.buffers, w.pools

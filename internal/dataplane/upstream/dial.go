@@ -3,7 +3,6 @@ package upstream
 import (
 	"crypto/tls"
 	"errors"
-	"syscall"
 	"time"
 
 	"detour.dev/detour/internal/dataplane/cluster"
@@ -410,9 +409,4 @@ func (p *Pools) askAgain(c *cluster.Cluster, ep *lb.Endpoint, hp *hostPool) {
 func (p *Pools) DeadSince(h *lb.Host, t time.Time) bool {
 	hp := p.hosts[h]
 	return hp != nil && hp.deadAt.After(t)
-}
-
-// ErrReset says whether an I/O error is the peer's reset.
-func ErrReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

@@ -196,18 +196,18 @@ func (r *Router) retryStatus() bool {
 	if err != nil {
 		return false
 	}
-	held, heldRetry := r.budget, r.retrying // the places of the attempt that ends here
-	r.budget, r.retrying = false, false
+	ending := r.places // of the attempt that ends here
+	r.places = places{}
 	if !own && res.LastResort || r.spend(d) != again {
-		r.budget, r.retrying = held, heldRetry
+		r.places = ending
 		res.Done(lb.Outcome{Now: r.pick.Now, Kind: lb.Cancelled})
 		return false
 	}
 	r.timer.Stop()
-	taken, takenRetry := r.budget, r.retrying
-	r.budget, r.retrying = held, heldRetry
+	coming := r.places
+	r.places = ending
 	r.drain()
-	r.budget, r.retrying = taken, takenRetry
+	r.places = coming
 	r.s.Body().Rewind()
 	if own {
 		res.Done(lb.Outcome{Now: r.pick.Now, Kind: lb.Cancelled})

@@ -71,8 +71,8 @@ type Router struct {
 	attached   time.Time       // when the attempt got its connection
 	retryAfter *proxyerr.Error // while backing off: the failure before
 
-	budget    bool // this attempt holds a place in the retry budget
-	retrying  bool // this attempt holds a place among the cluster's retries
+	places // of this attempt
+
 	fresh     bool // the next attempt takes a new connection
 	resending bool // the next attempt may go to an endpoint that had the request before
 
@@ -91,6 +91,12 @@ type Router struct {
 
 	timer event.Timer // silence, per-try timeout, back-off
 	limit event.Timer // the route's timeout
+}
+
+// places are what a second attempt holds until it ends.
+type places struct {
+	budget   bool // in the retry budget (guarantee E2)
+	retrying bool // among the cluster's retries (max_retries)
 }
 
 type phase uint8
@@ -118,7 +124,8 @@ func (r *Router) Start(s Stream, p *upstream.Pools, rt *route.Route, c *cluster.
 	r.out, r.outSent = r.out[:0], 0
 	r.sni, r.fresh, r.resending = "", false, false
 	if c.Config().HTTP.AutoSNI {
-		r.sni = hostOnly(s.Request().Authority)
+		host, _ := http1.SplitAuthority(s.Request().Authority)
+		r.sni = string(host)
 	}
 	if rt.Timeout > 0 {
 		r.limit.Schedule(rt.Timeout)
@@ -455,16 +462,4 @@ func (r *Router) fail(err *proxyerr.Error) {
 func (r *Router) onLimit() {
 	r.cluster.Stats().UpstreamRqTimeout.Inc()
 	r.fail(timeoutError())
-}
-
-func hostOnly(authority []byte) string {
-	for i := len(authority) - 1; i >= 0; i-- {
-		switch authority[i] {
-		case ':':
-			return string(authority[:i])
-		case ']':
-			return string(authority)
-		}
-	}
-	return string(authority)
 }
