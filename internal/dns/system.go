@@ -106,6 +106,9 @@ func parseHosts(b []byte) map[string][]netip.Addr {
 		}
 		for _, name := range f[1:] {
 			name = canonical(name)
+			if name == "" || strings.HasSuffix(name, ".") { // no host name (RFC 1035 §2.3.1)
+				continue
+			}
 			if !slices.Contains(hosts[name], a) {
 				hosts[name] = append(hosts[name], a)
 			}
