@@ -76,6 +76,9 @@ func (e *httpEnv) toCluster(st *state, rt *route.Route, authority []byte) hcm.De
 		return hcm.Decision{Route: rt}
 	}
 	c := st.clusters[rt.Cluster]
+	if c == nil && st.unserved[rt.Cluster] {
+		return unserved(rt.Cluster)
+	}
 	if c == nil {
 		e.w.http(e.entry.stat).NoCluster.Inc()
 		return hcm.Decision{Err: &proxyerr.Error{Flags: streaminfo.NoClusterFound, Source: proxyerr.Config}}
@@ -85,6 +88,11 @@ func (e *httpEnv) toCluster(st *state, rt *route.Route, authority []byte) hcm.De
 
 func refusal(r proxyerr.Reply) hcm.Decision {
 	return hcm.Decision{Err: &proxyerr.Error{Source: proxyerr.Downstream, Reply: &r}}
+}
+
+// unserved refuses a request for a cluster that the snapshot has and the engine can't serve.
+func unserved(cluster string) hcm.Decision {
+	return refusal(proxyerr.Reply{Status: 501, Body: "detour: not served: " + cluster + "\n"})
 }
 
 func noRoute() hcm.Decision {
@@ -208,6 +216,9 @@ func (st *state) serves(l *listener.Config, host string, dst netip.AddrPort) boo
 func (w *worker) connectDeclared(in *inbound, l *listener.Config) *proxyerr.Error {
 	if ch := l.Chain(listener.Facts{Dst: in.dst, ServerName: in.name}); ch != nil && ch.Cluster != "" && !l.TLS && ch.Cluster != passthroughCluster {
 		c := w.p.state.Load().clusters[ch.Cluster]
+		if c == nil && w.p.state.Load().unserved[ch.Cluster] {
+			return unserved(ch.Cluster).Err
+		}
 		if c == nil {
 			return &proxyerr.Error{Flags: streaminfo.NoClusterFound, Source: proxyerr.Config}
 		}

@@ -62,6 +62,7 @@ type Plane struct {
 type state struct {
 	snapshot  *xds.Snapshot
 	clusters  map[string]*cluster.Cluster
+	unserved  map[string]bool // clusters of the snapshot that the engine can't serve: 501
 	tables    map[string]*route.Table
 	listeners *listener.Set
 	configs   map[string]*listener.Config
@@ -94,21 +95,19 @@ func (p *Plane) closeIdle(h *lb.Host) {
 }
 
 // Set compiles a snapshot and puts it in force with one swap: connections and requests under way finish on what they
-// began with. Resources that can't be served keep their last good versions.
+// began with. Clusters and listeners that can't be served keep their last good versions; where there is none, and where
+// a route or a filter chain can't be served, requests get 501 and connections are reset, and nothing else is touched.
 func (p *Plane) Set(s *xds.Snapshot) xds.Result {
 	p.updates.Lock()
 	defer p.updates.Unlock()
 	old := p.state.Load()
 	var bad []xds.Rejection
 	st := &state{snapshot: s, tables: map[string]*route.Table{}, configs: map[string]*listener.Config{},
-		declared: map[netip.Addr]bool{}, names: map[string][]netip.Addr{}}
+		unserved: map[string]bool{}, declared: map[netip.Addr]bool{}, names: map[string][]netip.Addr{}}
 	for _, rc := range s.Routes {
-		t, err := route.Compile(rc, s.Foreign)
-		if err != nil {
+		t, refused := route.Compile(rc, s.Foreign)
+		for _, err := range refused {
 			bad = append(bad, xds.Rejection{TypeURL: routeType, Name: rc.GetName(), Reason: err.Error()})
-			if t = old.tables[rc.GetName()]; t == nil {
-				continue
-			}
 		}
 		st.tables[rc.GetName()] = t
 	}
@@ -121,6 +120,11 @@ func (p *Plane) Set(s *xds.Snapshot) xds.Result {
 				continue
 			}
 		}
+		if err == nil {
+			for _, err := range c.Refused {
+				bad = append(bad, xds.Rejection{TypeURL: listenerType, Name: l.GetName(), Reason: err.Error()})
+			}
+		}
 		st.configs[c.Name] = c
 		all = append(all, c)
 	}
@@ -128,6 +132,11 @@ func (p *Plane) Set(s *xds.Snapshot) xds.Result {
 	st.declare(s, all)
 	bad = append(p.Clusters.Update(s), bad...)
 	st.clusters = p.Clusters.Table()
+	for _, c := range s.Clusters {
+		if st.clusters[c.GetName()] == nil {
+			st.unserved[c.GetName()] = true
+		}
+	}
 	p.state.Store(st)
 	p.mu.Lock()
 	p.applied, p.rejected = time.Now(), bad

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
 	"detour.dev/detour/internal/dataplane"
 	"detour.dev/detour/internal/dataplane/planetest"
@@ -223,8 +226,8 @@ func TestStaleUndeclared(t *testing.T) {
 	}
 }
 
-// TestSwap: a request under way finishes where it began; the next goes where the new snapshot says; what it can't
-// use leaves the old in force.
+// TestSwap: a request under way finishes where it began; the next goes where the new snapshot says; a route that can't be
+// served answers 501.
 func TestSwap(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	old := planetest.NewUpstream(t, func(c *planetest.Conn) {
@@ -254,8 +257,37 @@ func TestSwap(t *testing.T) {
 	if r := p.Set(bad); len(r.Rejected) != 1 || r.Rejected[0].Name != "80" {
 		t.Errorf("rejected %+v", r.Rejected)
 	}
-	if a := c.Do("GET", ""); a.Text != "new" {
-		t.Errorf("after a bad snapshot: %q", a.Text)
+	if a := c.Do("GET", ""); a.StatusCode != 501 {
+		t.Errorf("a route that can't be served: %d %q", a.StatusCode, a.Text)
+	}
+}
+
+// TestUnserved: a cluster that the engine can't serve answers 501, or resets, and leaves the others alone.
+func TestUnserved(t *testing.T) {
+	up := planetest.NewUpstream(t, planetest.Serve("served"))
+	good, bad, tcp := planetest.One(up.Addr), planetest.One(up.Addr), planetest.One(up.Addr)
+	bad.Host, bad.VIP = "bad.test", netip.MustParseAddr("240.240.0.2")
+	tcp.Host, tcp.VIP, tcp.Port, tcp.Protocol = "tcp.test", netip.MustParseAddr("240.240.0.3"), 5432, planetest.TCP
+	p := planetest.Start(t, dataplane.Options{}, good)
+	snap := planetest.Snapshot(good, bad, tcp)
+	for _, c := range snap.Clusters {
+		if c.Name == bad.ClusterName() || c.Name == tcp.ClusterName() {
+			c.HealthChecks = []*corev3.HealthCheck{{}}
+		}
+	}
+	if r := p.Set(snap); len(r.Rejected) != 2 {
+		t.Fatalf("rejected %+v", r.Rejected)
+	}
+	c := p.Dial(bad.Address())
+	c.Send("GET / HTTP/1.1\r\nHost: bad.test\r\n\r\n")
+	if a := c.Read("GET"); a.StatusCode != 501 || !strings.Contains(a.Text, bad.ClusterName()) {
+		t.Errorf("bad: %d %q", a.StatusCode, a.Text)
+	}
+	if a := p.Dial(good.Address()).Do("GET", ""); a.Text != "served" {
+		t.Errorf("good: %d %q", a.StatusCode, a.Text)
+	}
+	if got, err := p.Dial(tcp.Address()).Rest(); got != "" || !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("tcp: %q, %v", got, err)
 	}
 }
 

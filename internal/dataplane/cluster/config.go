@@ -250,6 +250,9 @@ func (cfg *Config) compileHTTP(c *clusterv3.Cluster, _ *Options) error {
 	h.MaxRequests = value(common.GetMaxRequestsPerConnection(), 0)
 	h.HTTP2 = o.GetExplicitHttpConfig().GetHttp2ProtocolOptions() != nil
 	h.UseDownstream = o.GetUseDownstreamProtocolConfig() != nil
+	if h.HTTP2 {
+		return errors.New("typed_extension_protocol_options: http2_protocol_options: HTTP/2 is not supported yet")
+	}
 	cfg.errorMatcher = o.GetOutlierDetection().GetErrorMatcher()
 	return nil
 }

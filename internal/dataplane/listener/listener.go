@@ -29,14 +29,17 @@ type Config struct {
 	Peek bool
 	// TLS says that some chain asks for the server name; HTTP, that some chain speaks HTTP.
 	TLS, HTTP bool
-	chains    []chain
-	fallback  *Chain
+	// Refused says which chains can't be served and why; their connections are reset, the others' are served.
+	Refused  []error
+	chains   []chain
+	fallback *Chain
 }
 
 // Chain is what takes a connection: HTTP or TCP.
 type Chain struct {
 	StatPrefix string
-	// Routes names the RouteConfiguration of an HTTP chain; Cluster is a TCP chain's. Exactly one is set.
+	// Routes names the RouteConfiguration of an HTTP chain; Cluster is a TCP chain's. Exactly one is set; neither on a
+	// chain that is refused.
 	Routes     string
 	StreamIdle time.Duration
 	Cluster    string
@@ -59,7 +62,8 @@ const (
 	onlyPlain
 )
 
-// Compile makes a Config. An error names what is not served.
+// Compile makes a Config. Filters that are not served refuse their chain alone; an error, which names what can't be read,
+// refuses the listener.
 func Compile(l *listenerv3.Listener) (*Config, error) {
 	c := &Config{Name: l.GetName()}
 	addrs := []*corev3.Address{l.GetAddress()}
@@ -79,6 +83,7 @@ func Compile(l *listenerv3.Listener) (*Config, error) {
 		if err != nil {
 			return nil, fmt.Errorf("filter_chains[%d]: %w", i, err)
 		}
+		c.compileFilters(&one, fc, fmt.Sprintf("filter_chains[%d]", i))
 		c.TLS = c.TLS || len(one.servers) > 0 || one.tls == onlyTLS
 		c.HTTP = c.HTTP || one.Routes != ""
 		c.chains = append(c.chains, one)
@@ -88,11 +93,20 @@ func Compile(l *listenerv3.Listener) (*Config, error) {
 		if err != nil {
 			return nil, fmt.Errorf("default_filter_chain: %w", err)
 		}
+		c.compileFilters(&one, fc, "default_filter_chain")
 		c.fallback = &one.Chain
 	}
 	return c, nil
 }
 
+func (c *Config) compileFilters(one *chain, fc *listenerv3.FilterChain, name string) {
+	if err := one.compileFilters(fc.GetFilters()); err != nil {
+		one.Chain = Chain{}
+		c.Refused = append(c.Refused, fmt.Errorf("%s: %w", name, err))
+	}
+}
+
+// compileChain reads which connections a chain is for.
 func compileChain(fc *listenerv3.FilterChain) (c chain, err error) {
 	m := fc.GetFilterChainMatch()
 	for _, p := range m.GetPrefixRanges() {
@@ -118,7 +132,7 @@ func compileChain(fc *listenerv3.FilterChain) (c chain, err error) {
 	default:
 		return c, fmt.Errorf("filter_chain_match.transport_protocol %q is not supported", t)
 	}
-	return c, c.compileFilters(fc.GetFilters())
+	return c, nil
 }
 
 func (c *chain) compileFilters(filters []*listenerv3.Filter) error {
@@ -143,6 +157,9 @@ func (c *chain) compileFilters(filters []*listenerv3.Filter) error {
 			c.StatPrefix, c.Cluster = t.GetStatPrefix(), t.GetCluster()
 			if c.Cluster == "" {
 				return fmt.Errorf("filter %s: weighted_clusters are not supported yet", f.GetName())
+			}
+			if t.GetTunnelingConfig() != nil {
+				return fmt.Errorf("filter %s: tunneling_config is not supported yet", f.GetName())
 			}
 			c.Idle = time.Hour // Envoy's default
 			if d := t.GetIdleTimeout(); d != nil {

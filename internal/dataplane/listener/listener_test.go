@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -124,6 +125,8 @@ func TestTimes(t *testing.T) {
 
 func TestRefuses(t *testing.T) {
 	weighted := &tcpv3.TcpProxy{ClusterSpecifier: &tcpv3.TcpProxy_WeightedClusters{}}
+	tunnel := tcp("x")
+	tunnel.TunnelingConfig = &tcpv3.TcpProxy_TunnelingConfig{}
 	for name, c := range map[string]struct {
 		l    *listenerv3.Listener
 		want string
@@ -131,14 +134,36 @@ func TestRefuses(t *testing.T) {
 		"no address":  {&listenerv3.Listener{}, "address"},
 		"no filters":  {at("1.1.1.1", 1, &listenerv3.FilterChain{}), "filter_chains[0]: no filters"},
 		"weighted":    {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, weighted)}}), "weighted_clusters are not supported yet"},
+		"tunnel":      {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, tunnel)}}), "tunneling_config is not supported yet"},
 		"filter":      {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, &corev3.Locality{})}}), "not supported yet"},
 		"unknown":     {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{{Name: "f"}}}), "filter f"},
 		"prefix":      {at("1.1.1.1", 1, &listenerv3.FilterChain{FilterChainMatch: &listenerv3.FilterChainMatch{PrefixRanges: prefix("x", 1)}}), "prefix_ranges"},
 		"prefix size": {at("1.1.1.1", 1, &listenerv3.FilterChain{FilterChainMatch: &listenerv3.FilterChainMatch{PrefixRanges: prefix("10.0.0.0", 99)}}), "prefix_ranges"},
 		"transport":   {at("1.1.1.1", 1, &listenerv3.FilterChain{FilterChainMatch: &listenerv3.FilterChainMatch{TransportProtocol: "quic"}}), `"quic"`},
 	} {
-		if _, err := Compile(c.l); err == nil || !strings.Contains(err.Error(), c.want) {
+		got, err := Compile(c.l)
+		if err == nil {
+			err = errors.Join(got.Refused...)
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
+	}
+}
+
+// TestRefusedChain: a chain that can't be served leaves the others, and its own connections, as they are.
+func TestRefusedChain(t *testing.T) {
+	bad := &listenerv3.FilterChain{FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: []string{"bad.test"}}}
+	good := &listenerv3.FilterChain{FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: []string{"good.test"}},
+		Filters: []*listenerv3.Filter{filter(t, tcp("good"))}}
+	c := compile(t, at("1.1.1.1", 443, bad, good))
+	if ch := c.Chain(Facts{TLS: true, ServerName: "good.test"}); ch == nil || ch.Cluster != "good" {
+		t.Errorf("good: %+v", ch)
+	}
+	if ch := c.Chain(Facts{TLS: true, ServerName: "bad.test"}); ch == nil || *ch != (Chain{}) {
+		t.Errorf("bad: %+v", ch)
+	}
+	if len(c.Refused) != 1 {
+		t.Error(c.Refused)
 	}
 }

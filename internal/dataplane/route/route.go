@@ -68,16 +68,17 @@ const (
 	exactPath
 )
 
-// Compile makes a Table. An error names what is not served. foreign says that the snapshot is not of detour's own
-// compiler, so that nothing marks the routes without retries of their own.
-func Compile(rc *routev3.RouteConfiguration, foreign bool) (*Table, error) {
-	t := &Table{Name: rc.GetName(), ignorePort: rc.GetIgnorePortInHostMatching(), exact: map[string]*host{}}
+// Compile makes a Table. A route that can't be served answers 501, alone: refused names each and why. foreign says that
+// the snapshot is not of detour's own compiler, so that nothing marks the routes without retries of their own.
+func Compile(rc *routev3.RouteConfiguration, foreign bool) (t *Table, refused []error) {
+	t = &Table{Name: rc.GetName(), ignorePort: rc.GetIgnorePortInHostMatching(), exact: map[string]*host{}}
 	for _, vh := range rc.GetVirtualHosts() {
 		h := &host{name: vh.GetName()}
 		for i, r := range vh.GetRoutes() {
 			c, err := compileRoute(r, foreign)
 			if err != nil {
-				return nil, fmt.Errorf("virtual_hosts[%s].routes[%d]: %w", vh.GetName(), i, err)
+				refused = append(refused, fmt.Errorf("virtual_hosts[%s].routes[%d]: %w", vh.GetName(), i, err))
+				c = c.refuse(err)
 			}
 			c.Host = h.name
 			c.CatchAll = slices.Contains(vh.GetDomains(), "*")
@@ -90,7 +91,14 @@ func Compile(rc *routev3.RouteConfiguration, foreign bool) (*Table, error) {
 	longestFirst := func(a, b wildcard) int { return len(b.part) - len(a.part) }
 	slices.SortStableFunc(t.suffix, longestFirst)
 	slices.SortStableFunc(t.prefix, longestFirst)
-	return t, nil
+	return t, refused
+}
+
+// refuse gives what stands in a refused route's place: it takes the requests that the route would take, as far as its
+// match could be read, so that none of them goes where a later route leads.
+func (r *Route) refuse(err error) *Route {
+	return &Route{Name: r.Name, path: r.path, pathKind: r.pathKind,
+		Direct: &Direct{Status: 501, Body: "detour: not served: " + err.Error() + "\n"}}
 }
 
 func (t *Table) add(domain string, h *host) {
@@ -190,10 +198,11 @@ func (r *Route) matches(path []byte) bool {
 	return len(path) >= len(r.path) && string(path[:len(r.path)]) == r.path
 }
 
+// compileRoute gives, beside an error, what of the match could be read.
 func compileRoute(r *routev3.Route, foreign bool) (*Route, error) {
 	out := &Route{Name: r.GetName()}
 	if err := out.compileMatch(r.GetMatch()); err != nil {
-		return nil, err
+		return out, err
 	}
 	switch a := r.GetAction().(type) {
 	case *routev3.Route_DirectResponse:
@@ -202,7 +211,7 @@ func compileRoute(r *routev3.Route, foreign bool) (*Route, error) {
 	case *routev3.Route_Route:
 		return out, out.compileAction(a.Route, r.GetMetadata(), foreign)
 	}
-	return nil, fmt.Errorf("action %T is not supported yet", r.GetAction())
+	return out, fmt.Errorf("action %T is not supported yet", r.GetAction())
 }
 
 func (r *Route) compileMatch(m *routev3.RouteMatch) error {

@@ -185,9 +185,15 @@ func TestRefuses(t *testing.T) {
 	redirect := to("c", "/")
 	redirect.Action = &routev3.Route_Redirect{}
 	for name, r := range map[string]*routev3.Route{"regex": regex, "header": header, "redirect": redirect, "no cluster": to("", "/")} {
-		if _, err := Compile(&routev3.RouteConfiguration{VirtualHosts: []*routev3.VirtualHost{vhost(one(r), "x")}}, false); err == nil ||
-			!strings.Contains(err.Error(), "not supported yet") || !strings.Contains(err.Error(), "virtual_hosts[x].routes[0]") {
-			t.Errorf("%s: %v", name, err)
+		tb, refused := Compile(&routev3.RouteConfiguration{VirtualHosts: []*routev3.VirtualHost{vhost(one(r, to("later", "/")), "x"), vhost(one(to("y", "/")), "y")}}, false)
+		if len(refused) != 1 || !strings.Contains(refused[0].Error(), "not supported yet") || !strings.Contains(refused[0].Error(), "virtual_hosts[x].routes[0]") {
+			t.Errorf("%s: %v", name, refused)
+		}
+		if got := tb.Match([]byte("x"), []byte("/")); got == nil || got.Direct == nil || got.Direct.Status != 501 {
+			t.Errorf("%s: %+v, want 501, not the next route", name, got)
+		}
+		if got := tb.Match([]byte("y"), []byte("/")); got == nil || got.Cluster != "y" {
+			t.Errorf("%s: another host: %+v", name, got)
 		}
 	}
 }
