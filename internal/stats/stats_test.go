@@ -137,10 +137,38 @@ func count(c *Cluster) {
 }
 
 func BenchmarkRequest(b *testing.B) {
-	c := NewRegistry().Cluster("x")
+	c, n := NewRegistry().Cluster("x"), uint64(0)
 	b.ReportAllocs()
 	for b.Loop() {
 		count(c)
+		n++
+	}
+	if c.UpstreamRqTotal.Value() != n || c.UpstreamRqActive.Value() != 0 || c.UpstreamRq.Value(200) != n {
+		b.Errorf("%d requests counted, want %d", c.UpstreamRqTotal.Value(), n)
+	}
+}
+
+func BenchmarkCounter(b *testing.B) {
+	c, n := NewRegistry().Cluster("x"), uint64(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		c.UpstreamRqTotal.Inc()
+		n++
+	}
+	if got := c.UpstreamRqTotal.Value(); got != n {
+		b.Errorf("%d, want %d", got, n)
+	}
+}
+
+func BenchmarkHistogram(b *testing.B) {
+	c, n := NewRegistry().Cluster("x"), uint64(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		c.UpstreamRqTime.Record(time.Duration(n%1000) * 37 * time.Microsecond)
+		n++
+	}
+	if got := c.UpstreamRqTime.Summary().AtMost(time.Hour); got != n {
+		b.Errorf("%d values recorded, want %d", got, n)
 	}
 }
 

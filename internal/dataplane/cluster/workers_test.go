@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"detour.dev/detour/internal/dataplane/lb"
 	"detour.dev/detour/internal/xds"
@@ -126,6 +128,35 @@ func BenchmarkPickAndDone(b *testing.B) {
 					serve(c, in)
 				}
 			})
+		})
+	}
+}
+
+// BenchmarkDone is an attempt's whole bookkeeping: picked, answered, counted. An error is one below the threshold.
+func BenchmarkDone(b *testing.B) {
+	for _, status := range []int{200, 500} {
+		b.Run(fmt.Sprint(status), func(b *testing.B) {
+			m := NewManager(Options{})
+			defer m.Close()
+			m.Update(&xds.Snapshot{
+				Clusters: []*clusterv3.Cluster{edsCluster("a", func(c *clusterv3.Cluster) {
+					c.OutlierDetection.Consecutive_5Xx = wrapperspb.UInt32(math.MaxUint32)
+				})},
+				Endpoints: []*endpointv3.ClusterLoadAssignment{assignmentOf("a", ep{"10.0.0.1", 80, "r", 0}, ep{"10.0.0.2", 80, "r", 1})}})
+			c, in, n := m.Get("a"), &lb.PickInfo{Now: time.Now()}, uint64(0)
+			b.ReportAllocs()
+			for b.Loop() {
+				res, err := c.Pick(in)
+				if err != nil {
+					b.Fatal(err)
+				}
+				res.Done(lb.Outcome{Now: in.Now, Kind: lb.Response, Status: status})
+				n++
+			}
+			st := &c.Hosts().Endpoints()[0].Stats
+			if st.RqSuccess.Value()+st.RqError.Value() != n || st.RqActive.Value() != 0 {
+				b.Errorf("%d + %d counted, want %d", st.RqSuccess.Value(), st.RqError.Value(), n)
+			}
 		})
 	}
 }

@@ -2,6 +2,7 @@ package lb_test
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -332,22 +333,23 @@ func TestConnectAverage(t *testing.T) {
 	}
 }
 
+// BenchmarkPick gives the first of two priorities, each of so many hosts, to a first attempt.
 func BenchmarkPick(b *testing.B) {
-	for _, bc := range []struct {
-		name   string
-		counts []int
-		a      lb.Algorithm
-	}{{"LeastRequest-2", []int{1, 1}, lb.LeastRequest}, {"LeastRequest-20", []int{10, 10}, lb.LeastRequest},
-		{"RoundRobin-20", []int{10, 10}, lb.RoundRobin}, {"Random-20", []int{10, 10}, lb.Random}} {
-		b.Run(bc.name, func(b *testing.B) {
-			s := lb.NewHostSet(&lb.Policy{Algorithm: bc.a}, tiers(bc.counts...))
-			in := &lb.PickInfo{Now: now}
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := s.Pick(in); err != nil {
-					b.Fatal(err)
+	for _, a := range []struct {
+		name string
+		lb.Algorithm
+	}{{"RoundRobin", lb.RoundRobin}, {"LeastRequest", lb.LeastRequest}, {"Random", lb.Random}} {
+		for _, n := range []int{1, 4, 100} {
+			b.Run(fmt.Sprintf("%s/hosts=%d", a.name, n), func(b *testing.B) {
+				s := lb.NewHostSet(&lb.Policy{Algorithm: a.Algorithm}, tiers(n, n))
+				in := &lb.PickInfo{Now: now}
+				b.ReportAllocs()
+				for b.Loop() {
+					if r, err := s.Pick(in); err != nil || r.Endpoint.Priority != 0 {
+						b.Fatal(r.Endpoint, err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }

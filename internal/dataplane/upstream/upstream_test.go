@@ -29,11 +29,11 @@ func TestMain(m *testing.M) {
 
 // rig is one worker's pools on a running loop. Everything of theirs is called by on.
 type rig struct {
-	t *testing.T
+	t testing.TB
 	p *Pools
 }
 
-func newRig(t *testing.T, clusters ...*clusterv3.Cluster) *rig {
+func newRig(t testing.TB, clusters ...*clusterv3.Cluster) *rig {
 	t.Helper()
 	d, err := event.New()
 	if err != nil {
@@ -112,7 +112,7 @@ func (r *rig) dial(name string, dst netip.AddrPort) (w *waiter, h *lb.Host) {
 }
 
 // listen gives a listening socket and its connections.
-func listen(t *testing.T) (netip.AddrPort, chan *net.TCPConn) {
+func listen(t testing.TB) (netip.AddrPort, chan *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

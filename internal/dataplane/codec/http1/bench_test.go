@@ -91,9 +91,12 @@ func benchAppendRequest(b *testing.B, in []byte, rw RequestRewrite) {
 		b.Fatal(err)
 	}
 	dst := make([]byte, 0, 4096)
+	want := len(AppendRequest(dst, &h, rw))
 	b.ReportAllocs()
 	for b.Loop() {
-		dst = AppendRequest(dst[:0], &h, rw)
+		if dst = AppendRequest(dst[:0], &h, rw); len(dst) != want {
+			b.Fatalf("%d bytes, want %d", len(dst), want)
+		}
 	}
 }
 
@@ -111,8 +114,11 @@ func BenchmarkAppendResponse(b *testing.B) {
 		b.Fatal(err)
 	}
 	dst := make([]byte, 0, 4096)
+	want := len(AppendResponse(dst, &h, ResponseRewrite{Minor: 1, Close: true}))
 	b.ReportAllocs()
 	for b.Loop() {
-		dst = AppendResponse(dst[:0], &h, ResponseRewrite{Minor: 1, Close: true})
+		if dst = AppendResponse(dst[:0], &h, ResponseRewrite{Minor: 1, Close: true}); len(dst) != want {
+			b.Fatalf("%d bytes, want %d", len(dst), want)
+		}
 	}
 }
