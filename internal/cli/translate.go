@@ -56,6 +56,12 @@ type translateFlags struct {
 	compat string
 	kind   string
 	output string
+
+	// Of a bootstrap only.
+	admin    string
+	listen   string
+	bind     map[string]string
+	resolver string
 }
 
 func newTranslate() *cobra.Command {
@@ -65,10 +71,14 @@ func newTranslate() *cobra.Command {
 		Short: "Print what a configuration becomes: Envoy's clusters, endpoints, listeners and routes",
 		Long: `translate compiles ServiceEntries, DestinationRules and VirtualServices for one caller and prints
 the result, which the embedded engine and real Envoys run, as one object {"clusters", "endpoints",
-"listeners", "routes"} in proto JSON. With --compat istio it is what istiod would send instead.`,
+"listeners", "routes"} in proto JSON. With --compat istio it is what istiod would send instead.
+
+With -o bootstrap it is a static configuration for Envoy, everything inline: "envoy -c FILE" then does
+what proxy does, for connections that are redirected to --listen or made to an address of --bind.`,
 		Example: `  detour translate -f config/ --locality us-east1
   detour translate -f config/ --locality us-east1 --type cds -o yaml
-  detour translate -f config/ --proxy proxy.json --compat istio`,
+  detour translate -f config/ --proxy proxy.json --compat istio
+  detour translate -f config/ -o bootstrap --bind 0.0.0.0_80=127.0.0.1:8080 > envoy.json`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
@@ -77,7 +87,11 @@ the result, which the embedded engine and real Envoys run, as one object {"clust
 	c.Flags().StringVar(&f.proxy, "proxy", "", "read the caller from a JSON `FILE` {namespace, ip, labels, locality}")
 	c.Flags().StringVar(&f.compat, "compat", "", "\"istio\": print istiod's own output, every deviation off")
 	c.Flags().StringVar(&f.kind, "type", "all", "cds, eds, lds, rds or all")
-	c.Flags().StringVarP(&f.output, "output", "o", "json", "json or yaml")
+	c.Flags().StringVarP(&f.output, "output", "o", "json", "json, yaml or bootstrap (what a real Envoy can be started with)")
+	c.Flags().StringVar(&f.admin, "admin", "127.0.0.1:15000", "`ADDR` of the bootstrap's admin API; empty: none")
+	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:15001", "`ADDR` for redirected connections in the bootstrap; empty: none")
+	c.Flags().StringToStringVar(&f.bind, "bind", nil, "bind a listener of the bootstrap, `NAME=ADDR,...`, so that it needs no redirection")
+	c.Flags().StringVar(&f.resolver, "resolver", "", "DNS server that the bootstrap's names are looked up with, `ADDR`[:PORT] (default the system's)")
 	return c
 }
 
@@ -88,8 +102,11 @@ func (f *translateFlags) run(c *cobra.Command) error {
 	if f.compat != "" && f.compat != "istio" {
 		return usagef("--compat %q: only \"istio\" is known", f.compat)
 	}
-	if !slices.Contains([]string{"json", "yaml"}, f.output) {
-		return usagef("-o %q: json or yaml", f.output)
+	if !slices.Contains([]string{"json", "yaml", "bootstrap"}, f.output) {
+		return usagef("-o %q: json, yaml or bootstrap", f.output)
+	}
+	if err := f.bootstrapFlags(c); err != nil {
+		return err
 	}
 	group := f.group()
 	if f.proxy != "" {
@@ -115,7 +132,12 @@ func (f *translateFlags) run(c *cobra.Command) error {
 	if bad {
 		return &ExitError{Status: ExitFailed}
 	}
-	out, err := render(snap, f.kind, f.output)
+	var out []byte
+	if f.output == "bootstrap" {
+		out, err = f.bootstrap(snap, group)
+	} else {
+		out, err = render(snap, f.kind, f.output)
+	}
 	if err != nil {
 		return err
 	}

@@ -97,12 +97,35 @@ func TestTranslateShape(t *testing.T) {
 	}
 }
 
+func TestTranslateBootstrap(t *testing.T) {
+	file := filepath.Join(conformance, "cases", "02-walkthrough-se-dr", "config.yaml")
+	out, errs, err := execute(t, newTranslate(), "", "-f", file, "--locality", "us-east1", "-o", "bootstrap",
+		"--bind", "0.0.0.0_80=127.0.0.1:8080", "--listen", "", "--admin", "127.0.0.1:9901", "--resolver", "127.0.0.1")
+	if err != nil {
+		t.Fatalf("%v: %s", err, errs)
+	}
+	b := parseJSON(t, []byte(out)).(map[string]any)
+	l := b["static_resources"].(map[string]any)["listeners"].([]any)[0].(map[string]any)
+	if l["name"] != "0.0.0.0_80" || l["bind_to_port"] != true {
+		t.Errorf("first listener: %v", l)
+	}
+	for _, k := range []string{"admin", "node", "typed_dns_resolver_config"} {
+		if b[k] == nil {
+			t.Errorf("no %s", k)
+		}
+	}
+}
+
 func TestTranslateUsage(t *testing.T) {
 	for name, tc := range map[string]struct {
 		args   []string
 		status int
 	}{
 		"no path":         {nil, ExitUsage},
+		"bind, no boot":   {[]string{"-f", "x", "--bind", "a=127.0.0.1:1"}, ExitUsage},
+		"partial boot":    {[]string{"-f", "x", "-o", "bootstrap", "--type", "cds"}, ExitUsage},
+		"unknown bind":    {[]string{"-f", conformance + "/cases/54-empty/config.yaml", "-o", "bootstrap", "--bind", "a=127.0.0.1:1"}, ExitUsage},
+		"bad listen":      {[]string{"-f", conformance + "/cases/54-empty/config.yaml", "-o", "bootstrap", "--listen", "localhost"}, ExitUsage},
 		"unknown output":  {[]string{"-f", "x", "-o", "xml"}, ExitUsage},
 		"unknown type":    {[]string{"-f", conformance + "/cases/54-empty/config.yaml", "--type", "sds"}, ExitUsage},
 		"unknown compat":  {[]string{"-f", "x", "--compat", "envoy"}, ExitUsage},

@@ -26,6 +26,9 @@ type Snapshot struct {
 	Routes    []*routev3.RouteConfiguration
 	// Foreign says that another control plane made the snapshot: nothing in it carries detour's own marks.
 	Foreign bool
+	// RegistryOnly says that what nobody declares is refused, on ports without a listener too (Istio's
+	// outboundTrafficPolicy REGISTRY_ONLY, from the command line, MeshConfig or a Sidecar).
+	RegistryOnly bool
 	// Names is what the DNS proxy answers from: Istio's NDS name table. Sorted by host.
 	Names []Name
 }
@@ -68,6 +71,9 @@ func (s *Snapshot) Hash() string {
 			h.Write([]byte(" " + a.String()))
 		}
 		h.Write([]byte{0})
+	}
+	if s.RegistryOnly {
+		h.Write([]byte("registry only"))
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]
 }

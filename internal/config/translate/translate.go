@@ -83,6 +83,7 @@ func Translate(set *config.Set, group xds.NodeGroup) (*xds.Snapshot, []config.Is
 	snap.Routes = c.routeConfigs()
 	snap.Listeners = c.listeners() // after the routes, which tell the filters they need
 	snap.Names = c.names()
+	snap.RegistryOnly = c.mesh.registryOnly
 	snap.Version = snap.Hash()
 	return snap, c.issues
 }
