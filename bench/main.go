@@ -29,7 +29,7 @@ type options struct {
 	detour, base, log, out string
 	rounds                 int
 	duration, warmup       time.Duration
-	quick                  bool
+	quick, wrk             bool
 }
 
 func main() {
@@ -60,6 +60,7 @@ func flags(args []string) (options, error) {
 	f.DurationVar(&o.duration, "duration", 3*time.Second, "of each round")
 	f.DurationVar(&o.warmup, "warmup", 300*time.Millisecond, "before each round")
 	f.BoolVar(&o.quick, "quick", false, "few rows, three short rounds, nothing is written")
+	f.BoolVar(&o.wrk, "wrk", false, "make the load of closed loops of GETs with wrk, as a cross-check; nothing is written")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -97,7 +98,7 @@ func (o options) pick() ([]row, error) {
 
 // writes says whether results are kept: only of complete runs, since a ratio needs both in the same run.
 func (o options) writes() bool {
-	return o.out != "" || o.contenders == "" && o.base == "" && !o.quick && o.log == "both"
+	return o.out != "" || o.contenders == "" && o.base == "" && !o.quick && !o.wrk && o.log == "both"
 }
 
 func run(args []string) error {

@@ -87,7 +87,11 @@ type closedSession struct {
 }
 
 func (s *closedSession) Round(ctx context.Context) (map[string]float64, error) {
-	r, err := s.h.load(ctx, "", s.c)
+	make := s.h.load
+	if s.h.opts.wrk && s.c.Method == "GET" && s.c.Tunnel == "" {
+		make = func(ctx context.Context, _ string, c load.Config) (load.Result, error) { return s.h.wrk(ctx, c) }
+	}
+	r, err := make(ctx, "", s.c)
 	if err != nil {
 		return nil, err
 	}
