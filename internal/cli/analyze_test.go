@@ -96,15 +96,15 @@ func TestAnalyzeOutput(t *testing.T) {
 	}
 }
 
-// TestTranslateRefuses: what detour does not serve ends translate with its place; for Istio's eyes it is compiled.
+// TestTranslateRefuses: an error ends translate with its place; for Istio's eyes what can be read is compiled.
 func TestTranslateRefuses(t *testing.T) {
-	file := write(t, twoRegions+strings.Replace(rule, "trafficPolicy:", "subsets: [{name: v1}]\n  trafficPolicy:", 1))
+	file := write(t, twoRegions+strings.Replace(rule, "trafficPolicy:", "subsets: [{name: v_1}]\n  trafficPolicy:", 1))
 	out, stderr, err := execute(t, newTranslate(), "", "-f", file)
-	if err == nil || out != "" || !strings.Contains(stderr, "config.yaml:15:3: error: DestinationRule default/a: spec.subsets: ") {
+	if err == nil || out != "" || !strings.Contains(stderr, "config.yaml:15:13: error: DestinationRule default/a: spec.subsets[0].name: ") {
 		t.Errorf("%v: %q", err, stderr)
 	}
 	out, stderr, err = execute(t, newTranslate(), "", "-f", file, "--compat", "istio")
-	if err != nil || !strings.Contains(out, "outbound|80|v1|a.example.com") {
+	if err != nil || !strings.Contains(out, "outbound|80|v_1|a.example.com") {
 		t.Errorf("%v: %q", err, stderr)
 	}
 }

@@ -2,7 +2,8 @@ package config
 
 // Codes of issues that decode, validate and the pipeline find. A code is stable for ever: scripts and suppressions rely
 // on it. Ranges: DTR0001 to 0099 reading and the pipeline, DTR0100 to 0199 analysis, DTR0200 ServiceEntry, DTR0300
-// DestinationRule, DTR0400 VirtualService, DTR0500 translation, DTR0900 what is not supported yet.
+// DestinationRule, DTR0400 VirtualService, DTR0500 translation, DTR0600 Sidecar, DTR0900 what the embedded engine
+// does not serve yet.
 const (
 	CodeSyntax         = "DTR0001"
 	CodeNotAnObject    = "DTR0002"
@@ -44,6 +45,7 @@ const (
 	CodeTLS            = "DTR0306"
 	CodeSubset         = "DTR0307"
 	CodePortSettings   = "DTR0308"
+	CodeTunnel         = "DTR0309"
 	CodeVSHost         = "DTR0401"
 	CodeNoRoute        = "DTR0402"
 	CodeDestination    = "DTR0403"
@@ -54,6 +56,11 @@ const (
 	CodeHeaders        = "DTR0408"
 	CodeTimeout        = "DTR0409"
 	CodeUnreachable    = "DTR0410"
+	CodeRedirect       = "DTR0411"
+	CodeRewrite        = "DTR0412"
+	CodeMirror         = "DTR0413"
+	CodeDelegate       = "DTR0414"
+	CodeSidecar        = "DTR0601"
 	CodeUnsupported    = "DTR0901"
 )
 
@@ -76,7 +83,7 @@ var Codes = map[string]string{
 	CodeDuplicate:      "Two objects have the same kind, namespace and name",
 	CodeAddressPool:    "No address is left to allocate",
 	CodeStateFile:      "The file of allocated addresses can't be used",
-	CodeSinkRejected:   "The engine refused a resource",
+	CodeSinkRejected:   "The engine does not serve a resource",
 	CodeExportTo:       "exportTo is not valid",
 	CodeNoHost:         "The ServiceEntry has no host",
 	CodeBadHost:        "A host name is not valid",
@@ -99,6 +106,7 @@ var Codes = map[string]string{
 	CodeTLS:            "tls is not valid",
 	CodeSubset:         "A subset is not valid",
 	CodePortSettings:   "portLevelSettings is not valid",
+	CodeTunnel:         "tunnel is not valid",
 	CodeVSHost:         "A VirtualService's host is not valid",
 	CodeNoRoute:        "A VirtualService leads nowhere",
 	CodeDestination:    "A destination is not valid",
@@ -109,5 +117,10 @@ var Codes = map[string]string{
 	CodeHeaders:        "headers or corsPolicy is not valid",
 	CodeTimeout:        "A timeout is not valid",
 	CodeUnreachable:    "A rule can never be reached",
-	CodeUnsupported:    "Not supported yet",
+	CodeRedirect:       "redirect or directResponse is not valid",
+	CodeRewrite:        "rewrite is not valid",
+	CodeMirror:         "mirror is not valid",
+	CodeDelegate:       "delegate is not valid",
+	CodeSidecar:        "The Sidecar is not valid",
+	CodeUnsupported:    "The embedded engine does not serve it yet",
 }

@@ -151,10 +151,7 @@ func (p *Pipeline) apply(set *config.Set, snapshot *xds.Snapshot, issues []confi
 	p.mu.Unlock()
 	version := before.Version
 	if snapshot != nil && (snapshot.Version != before.Version || !p.loaded) {
-		for _, r := range p.cfg.Sink.Set(snapshot).Rejected {
-			issues = append(issues, config.Issue{Severity: config.Error, Code: config.CodeSinkRejected,
-				Message: "the engine refused " + r.Name + " (" + r.TypeURL + "): " + r.Reason})
-		}
+		issues = append(issues, sinkIssues(p.cfg.Sink.Set(snapshot).Rejected, set, issues)...)
 		version = snapshot.Version
 	} else {
 		for _, i := range before.Issues { // what the sink refused of this snapshot is still refused

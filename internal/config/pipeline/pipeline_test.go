@@ -329,11 +329,11 @@ func TestRefused(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := start(t, "se.yaml", walkthrough(t, "1-service-entry"))
 		defer r.end()
-		bad := strings.Replace(walkthrough(t, "4-https-destination-rule"), "SIMPLE", "ISTIO_MUTUAL", 1)
+		bad := strings.Replace(walkthrough(t, "4-https-destination-rule"), "SIMPLE", "MUTUAL", 1)
 		r.write("dr.yaml", bad)
 		r.pass(StandStill)
 		ref := r.set().Refused()
-		if len(ref) != 1 || ref[0].Key.Name != "mydynamodb" || !slices.Equal(ref[0].Hosts, []string{"mydb.com"}) || ref[0].Issue.Code != config.CodeUnsupported {
+		if len(ref) != 1 || ref[0].Key.Name != "mydynamodb" || !slices.Equal(ref[0].Hosts, []string{"mydb.com"}) || ref[0].Issue.Code != config.CodeTLS {
 			t.Fatalf("refused %+v", ref)
 		}
 		r.write("dr.yaml", strings.Replace(bad, "mode:", "moode:", 1))
@@ -345,7 +345,7 @@ func TestRefused(t *testing.T) {
 		r.pass(StandStill)
 		r.write("dr.yaml", bad)
 		r.pass(StandStill)
-		if len(r.set().Refused()) != 0 || r.dr("mydynamodb") == nil || r.p.Status().Rejected != 1 {
+		if len(r.set().Refused()) != 0 || r.dr("mydynamodb") == nil || r.p.Status().Rejected != 2 {
 			t.Errorf("a rule with a last good version was refused: %+v", r.set().Refused())
 		}
 	})
@@ -420,6 +420,35 @@ func (s *refusingSink) Set(*xds.Snapshot) xds.Result {
 	return xds.Result{Rejected: []xds.Rejection{{TypeURL: "T", Name: "N", Reason: "because"}}}
 }
 
+// TestSinkIssues: what the engine does not serve is a warning at its ServiceEntry, said once.
+func TestSinkIssues(t *testing.T) {
+	const se = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: %s}\nspec: {hosts: [%s], resolution: DNS, ports: [{number: 80, name: p, protocol: %s}]}\n---\n"
+	set, known, err := LoadOnce([]string{"-"}, strings.NewReader(fmt.Sprintf(se, "a", "a.com", "HTTP")+fmt.Sprintf(se, "b", "b.com", "GRPC")))
+	if err != nil || len(known) != 1 {
+		t.Fatal(known, err)
+	}
+	got := sinkIssues([]xds.Rejection{
+		{TypeURL: "type.googleapis.com/envoy.config.cluster.v3.Cluster", Name: "outbound|80||a.com", Reason: "r"},
+		{TypeURL: "type.googleapis.com/envoy.config.cluster.v3.Cluster", Name: "outbound|80||b.com", Reason: "HTTP/2"},
+		{TypeURL: "x.RouteConfiguration", Name: "80", Reason: "virtual_hosts[a.com:80].routes[0]: r"},
+		{TypeURL: "x.Listener", Name: "0.0.0.0_443", Reason: "filter_chains[0] (outbound|443||a.com): r"},
+		{TypeURL: "x.Listener", Name: "l", Reason: "r"},
+	}, set, known)
+	var lines []string
+	for _, i := range got {
+		lines = append(lines, i.String())
+	}
+	want := []string{
+		"<stdin>:1:1: warning: ServiceEntry default/a: the engine does not serve outbound|80||a.com (Cluster): r [DTR0024]",
+		"<stdin>:1:1: warning: ServiceEntry default/a: the engine does not serve 80 (RouteConfiguration): virtual_hosts[a.com:80].routes[0]: r [DTR0024]",
+		"<stdin>:1:1: warning: ServiceEntry default/a: the engine does not serve 0.0.0.0_443 (Listener): filter_chains[0] (outbound|443||a.com): r [DTR0024]",
+		"warning: the engine does not serve l (Listener): r [DTR0024]",
+	}
+	if !slices.Equal(lines, want) {
+		t.Errorf("got %s", strings.Join(lines, "\n"))
+	}
+}
+
 func TestLoadErrors(t *testing.T) {
 	src := &fake{files: []source.File{{Name: "a.yaml", Data: []byte("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x}\nspec: {resolution: DNS}\n")}}}
 	sink := &refusingSink{}
@@ -435,7 +464,7 @@ func TestLoadErrors(t *testing.T) {
 	if err := p.Load(t.Context()); err != nil || sink.sets != 1 {
 		t.Errorf("%v, %d sets", err, sink.sets)
 	}
-	if s := p.Status(); s.Rejected != 2 || s.Version != "v" || len(s.Set.Refused()) != 1 {
+	if s := p.Status(); s.Rejected != 1 || s.Version != "v" || len(s.Set.Refused()) != 1 {
 		t.Errorf("status %+v", s)
 	}
 	if err := New(Config{}).Run(t.Context()); err == nil {

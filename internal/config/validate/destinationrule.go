@@ -40,6 +40,13 @@ func (c *checker) trafficPolicy(path string, tp *networking.TrafficPolicy) {
 	c.connectionPool(path+".connectionPool", tp.ConnectionPool)
 	c.loadBalancer(path+".loadBalancer", tp.LoadBalancer, tp.OutlierDetection)
 	c.tls(path+".tls", tp.Tls)
+	c.tunnel(path+".tunnel", tp.Tunnel)
+	if b := tp.RetryBudget; b != nil {
+		if v := b.Percent; v != nil && !(v.Value >= 0 && v.Value <= 100) {
+			c.errorf(config.CodeConnectionPool, path+".retryBudget.percent", "%v is out of range; allowed: 0 to 100", v.Value)
+		}
+		c.duration(config.CodeConnectionPool, path+".retryBudget.budgetInterval", b.BudgetInterval)
+	}
 	for i, p := range tp.PortLevelSettings {
 		path := fmt.Sprintf("%s.portLevelSettings[%d]", path, i)
 		c.port(config.CodePortSettings, path+".port.number", p.GetPort().GetNumber())
@@ -48,6 +55,19 @@ func (c *checker) trafficPolicy(path string, tp *networking.TrafficPolicy) {
 		c.loadBalancer(path+".loadBalancer", p.LoadBalancer, p.OutlierDetection)
 		c.tls(path+".tls", p.Tls)
 	}
+}
+
+func (c *checker) tunnel(path string, t *networking.TrafficPolicy_TunnelSettings) {
+	if t == nil {
+		return
+	}
+	if t.Protocol != "" && t.Protocol != "CONNECT" && t.Protocol != "POST" {
+		c.errorf(config.CodeTunnel, path+".protocol", "%q is unknown; allowed: CONNECT, POST", t.Protocol)
+	}
+	if err := checkDomain(t.TargetHost, false); err != nil && !isIP(t.TargetHost) {
+		c.errorf(config.CodeTunnel, path+".targetHost", "%v", err)
+	}
+	c.port(config.CodeTunnel, path+".targetPort", t.TargetPort)
 }
 
 func (c *checker) outlierDetection(path string, od *networking.OutlierDetection) {
@@ -108,6 +128,8 @@ func (c *checker) loadBalancer(path string, lb *networking.LoadBalancerSettings,
 	if lb == nil {
 		return
 	}
+	c.consistentHash(path+".consistentHash", lb.GetConsistentHash())
+	c.warmup(path, lb)
 	path += ".localityLbSetting"
 	set := lb.LocalityLbSetting
 	if set == nil {
@@ -118,6 +140,9 @@ func (c *checker) loadBalancer(path string, lb *networking.LoadBalancerSettings,
 	}
 	for i, d := range set.Distribute {
 		c.distribute(fmt.Sprintf("%s.distribute[%d]", path, i), d)
+		if k := slices.IndexFunc(set.Distribute[:i], func(o *networking.LocalityLoadBalancerSetting_Distribute) bool { return o.From == d.From }); k >= 0 {
+			c.errorf(config.CodeLocalityLB, fmt.Sprintf("%s.distribute[%d].from", path, i), "%q stands in distribute[%d] already, which is the one that counts", d.From, k)
+		}
 	}
 	for i, f := range set.Failover {
 		c.failover(fmt.Sprintf("%s.failover[%d]", path, i), f)
@@ -146,6 +171,84 @@ func (c *checker) distribute(path string, d *networking.LocalityLoadBalancerSett
 	}
 	if total != 100 {
 		c.errorf(config.CodeLocalityLB, path+".to", "the weights add up to %d; they must be 100 together", total)
+	}
+}
+
+// consistentHash: without a key every request gets a random endpoint, which is not what its author means.
+func (c *checker) consistentHash(path string, h *networking.LoadBalancerSettings_ConsistentHashLB) {
+	if h == nil {
+		return
+	}
+	switch k := h.HashKey.(type) {
+	case nil:
+		c.warnf(config.CodeLoadBalancer, path, "has no key, so requests are spread at random; give httpHeaderName, httpCookie, httpQueryParameterName or useSourceIp: true")
+	case *networking.LoadBalancerSettings_ConsistentHashLB_UseSourceIp:
+		if !k.UseSourceIp {
+			c.warnf(config.CodeLoadBalancer, path+".useSourceIp", "false gives no key, so requests are spread at random; write true, or give another key")
+		}
+	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName:
+		if !headerName.MatchString(k.HttpHeaderName) {
+			c.errorf(config.CodeLoadBalancer, path+".httpHeaderName", "%q is not a header's name", k.HttpHeaderName)
+		}
+	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpQueryParameterName:
+		if k.HttpQueryParameterName == "" {
+			c.errorf(config.CodeLoadBalancer, path+".httpQueryParameterName", "is empty")
+		}
+	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpCookie:
+		if k.HttpCookie.GetName() == "" {
+			c.errorf(config.CodeLoadBalancer, path+".httpCookie.name", "is missing")
+		}
+		if ttl := k.HttpCookie.GetTtl(); ttl != nil && ttl.AsDuration() < 0 {
+			c.errorf(config.CodeLoadBalancer, path+".httpCookie.ttl", "%s is negative; allowed: 0s (a session's) or more", ttl.AsDuration())
+		}
+	}
+	size := h.GetMinimumRingSize() //nolint:staticcheck // people's files still use it
+	if a := h.GetRingHash(); a != nil {
+		size = a.MinimumRingSize
+	}
+	if size > maxRing {
+		c.errorf(config.CodeLoadBalancer, path, "a ring of %d entries is too large; allowed: %d", size, maxRing)
+	}
+	if m := h.GetMaglev(); m != nil && m.TableSize != 0 && (m.TableSize > maxMaglev || !isPrime(m.TableSize)) {
+		c.errorf(config.CodeLoadBalancer, path+".maglev.tableSize", "%d is not allowed; wants a prime number up to %d", m.TableSize, maxMaglev)
+	}
+}
+
+// Envoy's limits (RingHashLbConfig.minimum_ring_size, MaglevLbConfig.table_size).
+const (
+	maxRing   = 8 << 20
+	maxMaglev = 5_000_011
+)
+
+func isPrime(n uint64) bool {
+	for d := uint64(2); d*d <= n; d++ {
+		if n%d == 0 {
+			return false
+		}
+	}
+	return n > 1
+}
+
+func (c *checker) warmup(path string, lb *networking.LoadBalancerSettings) {
+	if w := lb.Warmup; w != nil {
+		if w.Duration == nil {
+			c.errorf(config.CodeLoadBalancer, path+".warmup.duration", "is missing")
+		}
+		c.duration(config.CodeLoadBalancer, path+".warmup.duration", w.Duration)
+		if v := w.MinimumPercent; v != nil && !(v.Value >= 0 && v.Value <= 100) {
+			c.errorf(config.CodeLoadBalancer, path+".warmup.minimumPercent", "%v is out of range; allowed: 0 to 100", v.Value)
+		}
+		if v := w.Aggression; v != nil && !(v.Value >= 1) {
+			c.errorf(config.CodeLoadBalancer, path+".warmup.aggression", "%v is too small; allowed: 1 or more", v.Value)
+		}
+	}
+	c.duration(config.CodeLoadBalancer, path+".warmupDurationSecs", lb.WarmupDurationSecs)
+	if lb.Warmup == nil && lb.WarmupDurationSecs == nil {
+		return
+	}
+	simple := lb.GetSimple()
+	if lb.GetConsistentHash() != nil || simple == networking.LoadBalancerSettings_RANDOM || simple == networking.LoadBalancerSettings_PASSTHROUGH {
+		c.warnf(config.CodeLoadBalancer, path, "warmup is without effect here: it works with ROUND_ROBIN and LEAST_REQUEST only")
 	}
 }
 

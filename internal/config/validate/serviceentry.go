@@ -133,7 +133,7 @@ func (c *checker) resolution(se *networking.ServiceEntry) {
 const unixPrefix = "unix://"
 
 func (c *checker) endpoint(path string, se *networking.ServiceEntry, e *networking.WorkloadEntry, ports map[string]bool) {
-	c.endpointAddress(path+".address", se, e)
+	c.endpointAddress(path+".address", se, e, false)
 	for _, name := range sortedKeys(e.Ports) {
 		p := path + ".ports." + name
 		if !ports[name] {
@@ -142,12 +142,18 @@ func (c *checker) endpoint(path string, se *networking.ServiceEntry, e *networki
 		c.port(config.CodeBadPort, p, e.Ports[name])
 	}
 	c.labels(path+".labels", e.Labels)
-	if n := strings.Count(e.Locality, "/"); n > 2 {
-		c.warnf(config.CodeBadEndpoint, path+".locality", "%q has %d parts; only region/zone/subzone count", e.Locality, n+1)
+	c.locality(path+".locality", e.Locality)
+}
+
+func (c *checker) locality(path, l string) {
+	if n := strings.Count(l, "/"); n > 2 {
+		c.warnf(config.CodeBadEndpoint, path, "%q has %d parts; only region/zone/subzone count", l, n+1)
 	}
 }
 
-func (c *checker) endpointAddress(path string, se *networking.ServiceEntry, e *networking.WorkloadEntry) {
+// endpointAddress checks an endpoint's address by its service's resolution. A workload stands alone: which services
+// select it is not known, so a name may be right.
+func (c *checker) endpointAddress(path string, se *networking.ServiceEntry, e *networking.WorkloadEntry, workload bool) {
 	file, unix := strings.CutPrefix(e.Address, unixPrefix)
 	static := se.Resolution == networking.ServiceEntry_STATIC
 	switch {
@@ -159,12 +165,15 @@ func (c *checker) endpointAddress(path string, se *networking.ServiceEntry, e *n
 		c.errorf(config.CodeBadEndpoint, path, "%q is not an absolute path; write unix:///path or unix://@name", e.Address)
 	case unix && len(e.Ports) > 0:
 		c.errorf(config.CodeBadEndpoint, path, "a unix socket has no ports; remove them")
-	case unix && len(se.Ports) > 1:
+	case unix && len(se.Ports) > 1 && !workload:
 		c.errorf(config.CodeBadEndpoint, path, "a unix socket serves one port; the ServiceEntry has %d", len(se.Ports))
 	case unix, isIP(e.Address):
 	case static:
 		if err := checkDomain(e.Address, false); err != nil {
 			c.errorf(config.CodeBadEndpoint, path, "%v", err)
+			return
+		}
+		if workload {
 			return
 		}
 		c.warnf(config.CodeBadEndpoint, path, "%q is not an IP address, so with resolution STATIC nothing goes there; choose DNS", e.Address)

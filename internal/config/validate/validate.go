@@ -1,5 +1,5 @@
-// Package validate judges one object, alone, as istiod's own validation does, and refuses what is not served yet by
-// name. It never looks at other objects (analyze does), does no I/O and changes nothing.
+// Package validate judges one object, alone, as istiod's own validation does, and warns by name of what the embedded
+// engine does not serve. It never looks at other objects (analyze does), does no I/O and changes nothing.
 package validate
 
 import (
@@ -27,17 +27,21 @@ func Object(o *config.Object) Verdict {
 	switch spec := o.Spec.(type) {
 	case *networking.ServiceEntry:
 		c.serviceEntry(spec)
-		c.unsupportedServiceEntry(spec)
 	case *networking.DestinationRule:
 		c.destinationRule(spec)
-		c.unsupportedDestinationRule(spec)
 	case *networking.VirtualService:
 		if gatewaysOnly(spec) {
 			c.add(config.Note, config.CodeKindIgnored, "spec.gateways", "ignored: bound to gateways only, so it says nothing about outbound traffic outside a mesh; add \"mesh\" to have it")
 			return Verdict{Issues: c.issues, Ignored: true}
 		}
 		c.virtualService(spec)
-		c.unsupportedVirtualService(spec)
+	case *networking.WorkloadEntry:
+		c.workloadEntry(spec)
+	case *networking.Sidecar:
+		c.sidecar(spec)
+	}
+	if o.Spec != nil {
+		c.refusals(o.Spec.ProtoReflect())
 	}
 	return Verdict{Issues: c.issues, Rejected: c.rejected}
 }

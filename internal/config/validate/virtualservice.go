@@ -19,7 +19,8 @@ func gatewaysOnly(vs *networking.VirtualService) bool {
 	return len(vs.Gateways) > 0 && !slices.Contains(vs.Gateways, mesh)
 }
 
-// virtualService follows istiod's ValidateVirtualService as far as plain routes and retries go (SEMANTICS §1.6).
+// virtualService follows istiod's ValidateVirtualService (SEMANTICS §1.6). One without hosts is a delegate: another
+// VirtualService names it.
 func (c *checker) virtualService(vs *networking.VirtualService) {
 	for i, h := range vs.Hosts {
 		path := fmt.Sprintf("spec.hosts[%d]", i)
@@ -36,30 +37,23 @@ func (c *checker) virtualService(vs *networking.VirtualService) {
 	if len(vs.Http)+len(vs.Tcp)+len(vs.Tls) == 0 {
 		c.errorf(config.CodeNoRoute, "spec", "has no route; give http, tls or tcp")
 	}
-	catchAll := -1
+	delegate := len(vs.Hosts) == 0
+	if delegate && len(vs.Tcp)+len(vs.Tls) > 0 {
+		c.errorf(config.CodeVSHost, "spec", "has no hosts, so it is one that others delegate to, which can have http routes only; give hosts, or remove tls and tcp")
+	}
 	for i, r := range vs.Http {
-		path := fmt.Sprintf("spec.http[%d]", i)
-		if catchAll >= 0 {
-			c.warnf(config.CodeUnreachable, path, "is never reached: spec.http[%d] takes every request before it", catchAll)
-		} else if takesAll(r) {
-			catchAll = i
-		}
-		c.httpRoute(path, r)
+		c.httpRoute(fmt.Sprintf("spec.http[%d]", i), r, delegate)
+	}
+	c.unreachableHTTP(vs.Http)
+	for i, r := range vs.Tls {
+		c.tlsRoute(fmt.Sprintf("spec.tls[%d]", i), r, vs.Hosts)
+	}
+	for i, r := range vs.Tcp {
+		c.tcpRoute(fmt.Sprintf("spec.tcp[%d]", i), r)
 	}
 }
 
-// takesAll tells whether no request gets past the rule.
-func takesAll(r *networking.HTTPRoute) bool {
-	return len(r.Match) == 0 || slices.ContainsFunc(r.Match, catchesAll)
-}
-
-// catchesAll tells whether a match excludes nothing: it is empty but for its name, or asks for prefix "/" alone.
-func catchesAll(m *networking.HTTPMatchRequest) bool {
-	rest := networking.HTTPMatchRequest{Name: m.Name, StatPrefix: m.StatPrefix, Uri: m.Uri}
-	return proto.Equal(m, &rest) && (m.Uri == nil || m.Uri.GetPrefix() == "/")
-}
-
-func (c *checker) httpRoute(path string, r *networking.HTTPRoute) {
+func (c *checker) httpRoute(path string, r *networking.HTTPRoute, isDelegate bool) {
 	kinds := 0
 	for _, there := range []bool{len(r.Route) > 0, r.Redirect != nil, r.DirectResponse != nil, r.Delegate != nil} {
 		if there {
@@ -72,19 +66,59 @@ func (c *checker) httpRoute(path string, r *networking.HTTPRoute) {
 	case kinds > 1:
 		c.errorf(config.CodeNoRoute, path, "leads to several: route, redirect, directResponse and delegate exclude each other")
 	}
-	total := int64(0)
-	for i, d := range r.Route {
-		p := fmt.Sprintf("%s.route[%d]", path, i)
-		c.destination(p+".destination", d.Destination)
-		if d.Weight < 0 {
-			c.errorf(config.CodeWeight, p+".weight", "%d is negative; allowed: 0 or more", d.Weight)
-		}
-		total += int64(d.Weight)
+	for i, m := range r.Match {
+		c.httpMatch(fmt.Sprintf("%s.match[%d]", path, i), m)
 	}
-	if len(r.Route) > 1 && total == 0 {
-		c.errorf(config.CodeWeight, path+".route", "the weights add up to 0; give at least one above it")
+	c.destinations(path+".route", r.Route)
+	if r.Delegate != nil {
+		c.delegate(path+".delegate", r.Delegate, isDelegate)
 	}
+	c.redirect(path+".redirect", r.Redirect)
+	c.directResponse(path+".directResponse", r.DirectResponse)
+	c.rewrite(path+".rewrite", r)
+	c.durationOrOff(config.CodeTimeout, path+".timeout", r.Timeout)
 	c.retries(path+".retries", r.Retries)
+	c.fault(path+".fault", r.Fault)
+	c.mirrors(path, r)
+	c.cors(path+".corsPolicy", r.CorsPolicy)
+	c.headers(path+".headers", r.Headers)
+}
+
+// destinations checks an HTTP route's destinations and what of their weights adds up.
+func (c *checker) destinations(path string, list []*networking.HTTPRouteDestination) {
+	weights := make([]int32, len(list))
+	for i, d := range list {
+		p := fmt.Sprintf("%s[%d]", path, i)
+		c.destination(p+".destination", d.Destination)
+		c.headers(p+".headers", d.Headers)
+		weights[i] = d.Weight
+	}
+	c.weights(path, weights)
+}
+
+func (c *checker) weights(path string, weights []int32) {
+	total := int64(0)
+	for i, w := range weights {
+		if w < 0 {
+			c.errorf(config.CodeWeight, fmt.Sprintf("%s[%d].weight", path, i), "%d is negative; allowed: 0 or more", w)
+		}
+		total += int64(w)
+	}
+	if len(weights) > 1 && total == 0 {
+		c.errorf(config.CodeWeight, path, "the weights add up to 0; give at least one above it")
+	}
+}
+
+func (c *checker) delegate(path string, d *networking.Delegate, inDelegate bool) {
+	if inDelegate {
+		c.errorf(config.CodeDelegate, path, "a VirtualService that others delegate to (it has no hosts) can't delegate itself")
+	}
+	if !isLabelValue(d.Name) {
+		c.errorf(config.CodeDelegate, path+".name", "%q is not a VirtualService's name", d.Name)
+	}
+	if d.Namespace != "" && !isLabel(d.Namespace) {
+		c.errorf(config.CodeDelegate, path+".namespace", "%q is not a namespace", d.Namespace)
+	}
 }
 
 func (c *checker) destination(path string, d *networking.Destination) {

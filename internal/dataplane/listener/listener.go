@@ -101,8 +101,8 @@ func Compile(l *listenerv3.Listener) (*Config, error) {
 
 func (c *Config) compileFilters(one *chain, fc *listenerv3.FilterChain, name string) {
 	if err := one.compileFilters(fc.GetFilters()); err != nil {
+		c.Refused = append(c.Refused, fmt.Errorf("%s (%s): %w", name, one.StatPrefix, err))
 		one.Chain = Chain{}
-		c.Refused = append(c.Refused, fmt.Errorf("%s: %w", name, err))
 	}
 }
 

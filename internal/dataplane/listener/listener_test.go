@@ -132,7 +132,7 @@ func TestRefuses(t *testing.T) {
 		want string
 	}{
 		"no address":  {&listenerv3.Listener{}, "address"},
-		"no filters":  {at("1.1.1.1", 1, &listenerv3.FilterChain{}), "filter_chains[0]: no filters"},
+		"no filters":  {at("1.1.1.1", 1, &listenerv3.FilterChain{}), "filter_chains[0] (): no filters"},
 		"weighted":    {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, weighted)}}), "weighted_clusters are not supported yet"},
 		"tunnel":      {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, tunnel)}}), "tunneling_config is not supported yet"},
 		"filter":      {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, &corev3.Locality{})}}), "not supported yet"},
