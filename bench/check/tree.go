@@ -53,6 +53,9 @@ func (c *comparison) baseline(ctx context.Context, base string) (string, error) 
 	return rev, nil
 }
 
+// module stands among folders for go.mod and go.sum.
+const module = "go.mod"
+
 // changed gives the folders with files that differ from the base, relative to the root.
 func (c *comparison) changed(ctx context.Context) (map[string]bool, error) {
 	dirs := map[string]bool{}
@@ -62,7 +65,9 @@ func (c *comparison) changed(ctx context.Context) (map[string]bool, error) {
 			return nil, err
 		}
 		for file := range strings.Lines(out) {
-			dirs[filepath.Dir(strings.TrimSpace(file))] = true
+			file = strings.TrimSpace(file)
+			dirs[filepath.Dir(file)] = true
+			dirs[module] = dirs[module] || file == "go.mod" || file == "go.sum"
 		}
 	}
 	return dirs, nil
@@ -71,7 +76,7 @@ func (c *comparison) changed(ctx context.Context) (map[string]bool, error) {
 // unchanged says whether a package's benchmarks are built of the same files on both sides: its own, those of every package that
 // it needs, and go.mod.
 func (c *comparison) unchanged(ctx context.Context, pkg string, changed map[string]bool) (bool, error) {
-	if changed["."] { // go.mod is there
+	if changed[module] {
 		return false, nil
 	}
 	out, err := command(ctx, c.root, "go", "list", "-deps", "-test", "-f", "{{if not .Standard}}{{.Dir}}{{end}}", pkg)
