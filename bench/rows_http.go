@@ -13,6 +13,7 @@ var (
 	cpuPerRequest = metric{"cpu", "CPU per request", "µs"}
 	cpuPerGB      = metric{"cpu", "CPU per GB", "s"}
 	throughput    = metric{"throughput", "throughput", "requests/s"}
+	gigabytes     = metric{"throughput", "throughput", "GB/s"}
 )
 
 func init() {
@@ -27,6 +28,40 @@ func init() {
 		Metrics: []metric{cpuPerRequest, throughput},
 		Goals:   []goal{{"cpu", []string{haproxy}, 0.95}, {"cpu", []string{envoy}, 0.42}},
 		Start:   closedLoop(work{}, load.Config{Path: "/16k", Conns: 256}, nil),
+	})
+	register(row{
+		Name: "keepalive-1m", Title: "8 connections, 1 MB bodies", Log: true, Quick: true,
+		Metrics: []metric{cpuPerGB, gigabytes},
+		Goals:   []goal{{"cpu", []string{haproxy, nginx}, 0.9}},
+		Start:   closedLoop(work{}, load.Config{Path: "/1m", Conns: 8}, nil),
+	})
+	atMost := []goal{{"cpu", []string{haproxy}, 1.05}}
+	register(row{
+		Name: "post-4k", Title: "POST 4 kB bodies, 32 connections", Log: true,
+		Metrics: []metric{cpuPerRequest, throughput}, Goals: atMost,
+		Start: closedLoop(work{}, load.Config{Method: "POST", Path: "/1k", Body: 4096, Conns: 32}, nil),
+	})
+	register(row{
+		Name: "one-connection", Title: "1 connection, 1 kB", Log: true,
+		Metrics: []metric{cpuPerRequest, throughput}, Goals: atMost,
+		Start: closedLoop(work{}, load.Config{Path: "/1k", Conns: 1}, nil),
+	})
+	register(row{
+		Name: "1000-connections", Title: "1,000 connections, 1 kB", Log: true,
+		Metrics: []metric{cpuPerRequest, throughput}, Goals: atMost,
+		Start: closedLoop(work{}, load.Config{Path: "/1k", Conns: 1000}, nil),
+	})
+	register(row{
+		Name: "new-connections", Title: "new connection for each request, 32 at a time, 1 kB", Log: true, Quick: true,
+		Metrics: []metric{cpuPerRequest, throughput},
+		Goals:   []goal{{"cpu", []string{haproxy}, 1.2}},
+		Start:   closedLoop(work{}, load.Config{Path: "/1k", Conns: 32, Close: true}, nil),
+	})
+	register(row{
+		Name: "tcp", Title: "TCP proxying, 8 connections, 16 MB answers", Quick: true,
+		Metrics: []metric{cpuPerGB, gigabytes},
+		Goals:   []goal{{"cpu", []string{haproxy, nginx, envoy}, 0.6}},
+		Start:   closedLoop(work{TCP: true}, load.Config{Path: "/16m", Conns: 8}, nil),
 	})
 }
 
