@@ -137,11 +137,14 @@ func median(values []float64) float64 {
 func report(w io.Writer, all []verdict) (lost bool) {
 	for _, v := range all {
 		lost = lost || v.lost
-		before := figure(v.old, v.unit)
-		if v.text == "new" || v.text == "same files" {
+		before, after := figure(v.old, v.unit), figure(v.new, v.unit)
+		switch v.text {
+		case "new", "same files":
 			before = ""
+		case "gone":
+			after = ""
 		}
-		fmt.Fprintf(w, "%-22s %-34s %10s → %-10s %s\n", v.pkg, v.bench, before, figure(v.new, v.unit), v.text)
+		fmt.Fprintf(w, "%-22s %-34s %10s → %-10s %s\n", v.pkg, v.bench, before, after, v.text)
 	}
 	return lost
 }
