@@ -92,7 +92,12 @@ func closedLoop(w work, c load.Config, header http.Header) func(context.Context,
 			p.stop()
 			return nil, err
 		}
-		return &closedSession{h: h, p: p, c: h.fill(p, c)}, nil
+		c, err = h.fill(p, c)
+		if err != nil {
+			p.stop()
+			return nil, err
+		}
+		return &closedSession{h: h, p: p, c: c}, nil
 	}
 }
 
@@ -108,17 +113,19 @@ func (h *harness) endpoints(w *work) {
 }
 
 // fill completes a load's configuration for a proxy.
-func (h *harness) fill(p *proxy, c load.Config) load.Config {
-	c.Addr, c.Host, c.Tunnel, c.PID = p.addr, host, p.tunnel, p.pid()
+func (h *harness) fill(p *proxy, c load.Config) (load.Config, error) {
+	pids, err := p.pids()
+	c.Addr, c.Host, c.Tunnel, c.PIDs = p.addr, host, p.tunnel, pids
 	c.Status, c.Length = 200, h.answers[c.Path].length
 	c.Warmup, c.Duration = h.opts.warmup, h.opts.duration
-	return c
+	return c, err
 }
 
 type closedSession struct {
-	h *harness
-	p *proxy
-	c load.Config
+	h    *harness
+	p    *proxy
+	c    load.Config
+	cpus string // the load's; empty: its own CPU
 }
 
 func (s *closedSession) Round(ctx context.Context) (map[string]float64, error) {
@@ -126,7 +133,7 @@ func (s *closedSession) Round(ctx context.Context) (map[string]float64, error) {
 	if s.h.opts.wrk && s.c.Method == "GET" && s.c.Tunnel == "" {
 		make = func(ctx context.Context, _ string, c load.Config) (load.Result, error) { return s.h.wrk(ctx, c) }
 	}
-	r, err := make(ctx, "", s.c)
+	r, err := make(ctx, s.cpus, s.c)
 	if err != nil {
 		return nil, err
 	}

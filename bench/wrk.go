@@ -23,7 +23,7 @@ func (h *harness) wrk(ctx context.Context, c load.Config) (load.Result, error) {
 		args = append(args, "-H", "Connection: close")
 	}
 	args = append(args, "http://"+c.Addr+c.Path)
-	before, err := load.CPUTime(c.PID)
+	before, err := load.CPUTime(c.PIDs[0])
 	if err != nil {
 		return load.Result{}, err
 	}
@@ -33,7 +33,7 @@ func (h *harness) wrk(ctx context.Context, c load.Config) (load.Result, error) {
 		return load.Result{}, fmt.Errorf("wrk: %w: %s", err, out)
 	}
 	elapsed := time.Since(start)
-	after, err := load.CPUTime(c.PID)
+	after, err := load.CPUTime(c.PIDs[0])
 	if err != nil {
 		return load.Result{}, err
 	}

@@ -222,11 +222,15 @@ func (g *generator) finish() error {
 	return nil
 }
 
-func (g *generator) cpu() (time.Duration, error) {
-	if g.cfg.PID == 0 {
-		return 0, nil
+func (g *generator) cpu() (sum time.Duration, err error) {
+	for _, pid := range g.cfg.PIDs {
+		t, err := CPUTime(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += t
 	}
-	return CPUTime(g.cfg.PID)
+	return sum, nil
 }
 
 // launch sends the requests of the open loop that are due.

@@ -38,7 +38,7 @@ type Config struct {
 
 	Status int   // expected
 	Length int64 // expected bytes of response body
-	PID    int   // process whose CPU time is taken; 0: none
+	PIDs   []int // processes whose CPU time is taken
 }
 
 // Result is what was measured between the end of the warm-up and Duration later.
@@ -48,7 +48,7 @@ type Result struct {
 	Failed   int64 // requests not answered as expected, or at all
 	Failure  string
 	Elapsed  time.Duration
-	CPU      time.Duration // of PID, all its threads, user and system
+	CPU      time.Duration // of PIDs, all their threads, user and system
 	// Latencies of the open loop, sorted. Not written to JSON: P50 and its kin are.
 	Latencies []time.Duration `json:"-"`
 
