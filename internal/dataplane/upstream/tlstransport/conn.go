@@ -16,6 +16,9 @@ const (
 	outSize = plainChunk + 1<<10
 	// maxOut is what may wait to be sent. Only a peer that asks for key updates without reading gets there.
 	maxOut = outSize + 4<<10
+	// maxHeld is how much of the handshake's end may wait for the first write of the stream: a Finished does, a client's
+	// certificate goes ahead.
+	maxHeld = 1 << 10
 	// inSize is what the loop reads ahead of the handshake.
 	inSize = 8 << 10
 )
@@ -37,6 +40,7 @@ type conn struct {
 	wake chan struct{} // holds one token when the goroutine should look again
 
 	direct bool // set by the loop once the goroutine has ended
+	held   bool // loop only: what waits is the end of the handshake, which was never offered to the socket
 	told   bool // loop only: crypto/tls has been told rerr
 
 	mu      sync.Mutex
@@ -63,6 +67,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	for {
 		c.mu.Lock()
 		n, err, done := c.take(p)
+		if !done && c.pending() > 0 {
+			c.notice() // what was written waits for the peer's answer, so it is whole
+		}
 		c.mu.Unlock()
 		if done {
 			return n, err
@@ -135,11 +142,11 @@ func (c *conn) Write(p []byte) (int, error) {
 			return 0, net.ErrClosed
 		}
 		if c.pending() < outSize {
-			c.push(p)
-			c.notice()
+			c.push(p) // sent when the goroutine waits, or with the first bytes of the stream
 			c.mu.Unlock()
 			return len(p), nil
 		}
+		c.notice()
 		c.mu.Unlock()
 		if err := c.wait(); err != nil {
 			return 0, err
@@ -228,6 +235,7 @@ func (c *conn) exchange() {
 
 // flush sends what waits, as far as the socket takes it, and reports whether nothing waits any more.
 func (c *conn) flush() bool {
+	c.held = false
 	for c.out != nil {
 		if c.werr != nil {
 			c.release()

@@ -26,12 +26,14 @@ const (
 	maxFile = 4 << 20
 )
 
-// material is what the files of a Context held at one time. It is immutable.
+// material is what the files of a Context held at one time, and what was learnt with it: sessions and trusted chains. The
+// rest is immutable.
 type material struct {
 	roots    *x509.CertPool // nil: the system's
 	crls     []*x509.RevocationList
 	certs    []*tls.Certificate
 	sessions tls.ClientSessionCache // nil: no resumption
+	chains   chainCache
 }
 
 // store keeps the last good material and reads files again when they change. Its parts fail one by one: each keeps

@@ -86,11 +86,13 @@ func (h *Handshake) finish(tc *tls.Conn, err error) {
 		state = tc.ConnectionState()
 	}
 	if err != nil {
+		h.c.flush() // an alert
 		h.c.drop()
 		h.c.sock.Close()
 		h.done(nil, state, classify(err))
 		return
 	}
+	h.c.held = h.c.pending() <= maxHeld
 	s := &Stream{c: h.c, tc: tc, more: true}
 	h.c.sock.SetHandler(s)
 	h.c.sock.Again()

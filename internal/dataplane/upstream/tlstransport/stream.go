@@ -95,7 +95,7 @@ func (s *Stream) Writev(a, b []byte) (int, error) {
 	}
 	n := 0
 	for len(a)+len(b) > 0 {
-		if !s.flush() {
+		if !s.c.held && !s.flush() {
 			break
 		}
 		if s.c.werr != nil {
@@ -208,8 +208,8 @@ func (s *Stream) Again() { s.c.sock.Again() }
 func (s *Stream) SetHandler(h event.Handler) { s.handler = h }
 
 // Socket is the connection beneath, for its addresses, descriptor and counters. It must not be read or written. When
-// Write takes something, all earlier bytes have gone to the socket: BytesWritten before it, plus one for the SYN, is
-// what Acked exceeds once any of it was acknowledged.
+// Write takes something, all earlier bytes have gone to the socket, but for the end of the handshake, which goes with the
+// stream's first bytes: BytesWritten before it, plus one for the SYN, is what Acked exceeds once any of it was acknowledged.
 func (s *Stream) Socket() *event.Socket { return s.c.sock }
 
 // IsTruncated says whether err, from Read, is a FIN that no close_notify announced.

@@ -274,6 +274,53 @@ func TestWritev(t *testing.T) {
 	}
 }
 
+// The end of the handshake goes out with the stream's first bytes, and without them where there are none.
+func TestFinishedGoesWithTheFirstBytes(t *testing.T) {
+	ca := must(testcert.NewCA("test"))(t)
+	ctx := must(New(upstream(ca), Options{}))(t)
+	for _, write := range []bool{true, false} {
+		d := loop(t)
+		config := serverConfig(t, must(ca.Server("a.test"))(t))
+		config.SessionTicketsDisabled = true // nothing comes between
+		finished := make(chan struct{})
+		addr := tlsServer(t, config, func(c *tls.Conn) {
+			close(finished)
+			_, _ = io.Copy(io.Discard, c)
+		})
+		c := &connector{d: d, ctx: ctx, p: Params{Hostname: "a.test"}, out: make(chan result, 1)}
+		on(d, func() {
+			c.sock = must(d.Connect(addr, "", handlerFunc(func(_, writable bool) {
+				if !writable || c.h != nil {
+					return
+				}
+				c.h = Start(d, c.sock, ctx, c.p, func(s event.Stream, state tls.ConnectionState, err error) {
+					if err != nil {
+						c.out <- result{err: err}
+						return
+					}
+					hello, held := c.sock.BytesWritten, c.h.c.pending()
+					if held == 0 {
+						t.Error("the handshake's end went alone")
+					}
+					if write {
+						_, _ = s.Writev([]byte("a"), []byte("b"))
+						if n := int(c.sock.BytesWritten - hello); n <= held || c.h.c.pending() != 0 {
+							t.Errorf("%d bytes went out, %d wait; the handshake's end has %d", n, c.h.c.pending(), held)
+						}
+					}
+					c.out <- result{s: s.(*Stream)}
+				})
+			})))(t)
+		})
+		r := c.wait(t)
+		if r.err != nil {
+			t.Fatal(r.err)
+		}
+		<-finished
+		on(d, r.s.Close)
+	}
+}
+
 // The handler is not called for nothing: an idle stream is quiet.
 func TestIdleIsQuiet(t *testing.T) {
 	d := loop(t)

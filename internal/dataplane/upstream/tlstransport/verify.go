@@ -18,19 +18,14 @@ type verifier struct {
 	now      func() time.Time
 }
 
-// check is crypto/tls's VerifyConnection: it runs on every handshake. A resumed session's chain was verified when the
-// session began, against the same trust (a change drops all sessions), so that its dates, name and revocation remain.
+// check is crypto/tls's VerifyConnection: it runs on every handshake, and a resumed session, which carries the chain that it
+// began with, is judged as any other.
 func (v *verifier) check(cs tls.ConnectionState) error {
 	if len(cs.PeerCertificates) == 0 {
 		return &Error{Kind: KindCertificate, Err: errors.New("the peer sent none")}
 	}
 	leaf := cs.PeerCertificates[0]
-	var err error
-	if cs.DidResume {
-		err = v.checkDates(leaf)
-	} else {
-		err = v.checkChain(cs.PeerCertificates)
-	}
+	err := v.checkChain(cs.PeerCertificates)
 	if err == nil {
 		err = v.checkName(leaf)
 	}
@@ -40,24 +35,23 @@ func (v *verifier) check(cs tls.ConnectionState) error {
 	return nil
 }
 
-func (v *verifier) checkDates(leaf *x509.Certificate) error {
-	if now := v.now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
-		return x509.CertificateInvalidError{Cert: leaf, Reason: x509.Expired}
-	}
-	return nil
-}
-
 func (v *verifier) checkChain(certs []*x509.Certificate) error {
-	opts := x509.VerifyOptions{Roots: v.roots, Intermediates: x509.NewCertPool(), CurrentTime: v.now()}
+	key, now := keyOf(certs), v.now()
+	if v.chains.has(key, now) {
+		return nil
+	}
+	opts := x509.VerifyOptions{Roots: v.roots, Intermediates: x509.NewCertPool(), CurrentTime: now}
 	for _, c := range certs[1:] {
 		opts.Intermediates.AddCert(c)
 	}
 	chains, err := certs[0].Verify(opts)
-	if err != nil || len(v.crls) == 0 {
+	if err != nil {
 		return err
 	}
 	for _, chain := range chains {
-		if err = v.checkRevoked(chain); err == nil {
+		var until time.Time
+		if until, err = v.checkRevoked(chain, now); err == nil {
+			v.chains.put(key, now, until)
 			return nil
 		}
 	}
@@ -65,8 +59,16 @@ func (v *verifier) checkChain(certs []*x509.Certificate) error {
 }
 
 // checkRevoked follows Envoy (X509_V_FLAG_CRL_CHECK): with revocation lists configured, the leaf's issuer, and every
-// other's unless only the leaf is to be checked, must have one that is valid now.
-func (v *verifier) checkRevoked(chain []*x509.Certificate) error {
+// other's unless only the leaf is to be checked, must have one that is valid now. until is when the chain, or a list that it
+// depends on, expires.
+func (v *verifier) checkRevoked(chain []*x509.Certificate, now time.Time) (until time.Time, err error) {
+	until = chain[0].NotAfter
+	for _, c := range chain[1:] {
+		until = earlier(until, c.NotAfter)
+	}
+	if len(v.crls) == 0 {
+		return until, nil
+	}
 	last := len(chain) - 1 // the root is trusted by decision, not by its issuer
 	if v.leafOnly {
 		last = min(last, 1)
@@ -74,16 +76,26 @@ func (v *verifier) checkRevoked(chain []*x509.Certificate) error {
 	for i := range last {
 		list := v.listOf(chain[i+1])
 		if list == nil {
-			return fmt.Errorf("no revocation list of %s", chain[i+1].Subject)
+			return until, fmt.Errorf("no revocation list of %s", chain[i+1].Subject)
 		}
-		if now := v.now(); !list.NextUpdate.IsZero() && now.After(list.NextUpdate) {
-			return fmt.Errorf("the revocation list of %s expired at %s", chain[i+1].Subject, list.NextUpdate.Format(time.RFC3339))
+		if !list.NextUpdate.IsZero() {
+			if now.After(list.NextUpdate) {
+				return until, fmt.Errorf("the revocation list of %s expired at %s", chain[i+1].Subject, list.NextUpdate.Format(time.RFC3339))
+			}
+			until = earlier(until, list.NextUpdate)
 		}
 		if revoked(list, chain[i].SerialNumber) {
-			return fmt.Errorf("%s is revoked", chain[i].Subject)
+			return until, fmt.Errorf("%s is revoked", chain[i].Subject)
 		}
 	}
-	return nil
+	return until, nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 func (v *verifier) listOf(issuer *x509.Certificate) *x509.RevocationList {
