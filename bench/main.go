@@ -237,7 +237,12 @@ func (h *harness) variant(ctx context.Context, r row, rounds int, log bool, res 
 		}
 	}()
 	drop := func(c string, err error) {
-		res.Errors = append(res.Errors, fmt.Sprintf("%s: %v", titles[c], err))
+		line := fmt.Sprintf("%s: %v", titles[c], err)
+		if errors.Is(err, errOverload) {
+			res.Notes = append(res.Notes, line)
+		} else {
+			res.Errors = append(res.Errors, line)
+		}
 		delete(out, c)
 		if s := sessions[c]; s != nil {
 			s.Close()

@@ -17,6 +17,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"detour.dev/detour/bench/load"
 )
 
 // host is the name that all requests ask for, and that the certificate carries.
@@ -68,6 +70,7 @@ func (h *harness) startUpstream(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	load.ShortSlice(h.upstream.pid())
 	return h.upstream.ready(ctx, 10*time.Second, addr(h.up.Primary), addr(h.up.TLSResumed))
 }
 
