@@ -69,13 +69,13 @@ func TestIssues(t *testing.T) {
 		unparsed bool
 	}{
 		{name: "unknown field", in: head + "spec:\n  hosts: [a.com]\n  endpoint: []\n",
-			want: []string{`f:6:3: error: ServiceEntry default/x: spec.endpoint: unknown field (did you mean "endpoints"?) [DTR0003]`}},
+			want: []string{"f:6:3: error: ServiceEntry default/x: spec.endpoint: unknown field (did you mean `endpoints`?); allowed: hosts, addresses, ports, location, resolution, endpoints, workloadSelector, exportTo, subjectAltNames [DTR0003]"}},
 		{name: "all at once, by place", in: head + "spec:\n  resolution: DNSS\n  hosts: a.com\n  ports:\n  - number: http\n    nam: x\n",
 			want: []string{
-				`f:5:3: error: ServiceEntry default/x: spec.resolution: unknown value "DNSS"; allowed: NONE, STATIC, DNS, DNS_ROUND_ROBIN or DYNAMIC_DNS (did you mean "DNS"?) [DTR0005]`,
+				"f:5:3: error: ServiceEntry default/x: spec.resolution: unknown value \"DNSS\"; allowed: NONE, STATIC, DNS, DNS_ROUND_ROBIN or DYNAMIC_DNS (did you mean `DNS`?) [DTR0005]",
 				`f:6:3: error: ServiceEntry default/x: spec.hosts: wants a list, got the string "a.com" [DTR0004]`,
 				`f:8:5: error: ServiceEntry default/x: spec.ports[0].number: wants a whole number, got the string "http" [DTR0004]`,
-				`f:9:5: error: ServiceEntry default/x: spec.ports[0].nam: unknown field (did you mean "name"?) [DTR0003]`,
+				"f:9:5: error: ServiceEntry default/x: spec.ports[0].nam: unknown field (did you mean `name`?); allowed: number, protocol, name, targetPort [DTR0003]",
 			}},
 		{name: "string wanted", in: head + "spec:\n  endpoints: [{address: 1, labels: {version: 1.5, on: true}}]\n",
 			want: []string{
@@ -99,22 +99,25 @@ func TestIssues(t *testing.T) {
 			want: []string{`f:6:3: error: ServiceEntry default/x: spec.hosts: "hosts" stands here a second time; keep one [DTR0007]`}},
 		{name: "duplicate key elsewhere", in: "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, name: y}\n"},
 		{name: "top-level key", in: head + "specs: {}\n",
-			want: []string{`f:4:1: error: ServiceEntry default/x: specs: unknown field (did you mean "spec"?); allowed: apiVersion, kind, metadata, spec, status [DTR0003]`}},
+			want: []string{"f:4:1: error: ServiceEntry default/x: specs: unknown field (did you mean `spec`?); allowed: apiVersion, kind, metadata, spec, status [DTR0003]"}},
 		{name: "unknown kind", in: strings.Replace(head, "ServiceEntry", "ServiceEntri", 1), unparsed: true,
-			want: []string{`f:2:1: error: kind: networking.istio.io has no kind "ServiceEntri" (did you mean "ServiceEntry"?) [DTR0008]`}},
+			want: []string{"f:2:1: error: kind: networking.istio.io has no kind \"ServiceEntri\" (did you mean `ServiceEntry`?) [DTR0008]"}},
 		{name: "version", in: strings.Replace(head, "/v1", "/v9", 1),
 			want: []string{`f:1:1: error: ServiceEntry default/x: apiVersion: networking.istio.io/v9 does not exist; allowed: networking.istio.io/ with v1, v1beta1 or v1alpha3 [DTR0009]`}},
 		{name: "group", in: strings.Replace(head, "networking.istio.io", "network.istio.io", 1),
 			want: []string{`f:1:1: error: ServiceEntry default/x: apiVersion: network.istio.io/v1 has no kind ServiceEntry; it is of networking.istio.io/v1 [DTR0009]`}},
 		{name: "others' kinds", in: "apiVersion: gateway.solo.io/v1\nkind: VirtualService\nmetadata: {name: x}\n---\napiVersion: v1\nkind: Service\n"},
-		{name: "not served", in: strings.Replace(head, "ServiceEntry", "Sidecar", 1),
-			want: []string{`f:2:1: error: Sidecar default/x: kind: Sidecar is not supported yet [DTR0901]`}},
 		{name: "no business", in: strings.Replace(head, "ServiceEntry", "Gateway", 1),
-			want: []string{`f:2:1: note: Gateway default/x: kind: ignored: Gateway says nothing about outbound traffic outside a mesh (not supported yet) [DTR0013]`}},
+			want: []string{`f:2:1: note: Gateway default/x: kind: ignored: Gateway says nothing about outbound traffic outside a mesh [DTR0013]`}},
+		{name: "refused kind", in: strings.Replace(head, "ServiceEntry", "EnvoyFilter", 1) + "---\napiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: w}\n",
+			want: []string{
+				`f:2:1: warning: EnvoyFilter default/x: kind: EnvoyFilter is ignored: neither translate nor the embedded engine knows what it asks for [DTR0901]`,
+				`f:6:1: warning: Telemetry default/w: kind: Telemetry is ignored: neither translate nor the embedded engine knows what it asks for [DTR0901]`,
+			}},
 		{name: "no name", in: "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {nmae: x}\n", unparsed: true,
 			want: []string{
 				`f:3:1: error: ServiceEntry default/: metadata.name: is missing [DTR0010]`,
-				`f:3:12: error: ServiceEntry default/: metadata.nmae: unknown field (did you mean "name"?) [DTR0003]`,
+				"f:3:12: error: ServiceEntry default/: metadata.nmae: unknown field (did you mean `name`?) [DTR0003]",
 			}},
 		{name: "no kind", in: "\n# c\n---\na: b\n", unparsed: true,
 			want: []string{
@@ -128,7 +131,7 @@ func TestIssues(t *testing.T) {
 		{name: "list", in: "apiVersion: v1\nkind: List\nitems:\n- apiVersion: networking.istio.io/v1\n  kind: ServiceEntry\n  metadata: {name: x}\n  spec: {}\n- apiVersion: networking.istio.io/v1\n  kind: ServiceEntry\n  metadata: {name: z, name: z}\n  spec:\n    host: a\n- 7\n", unparsed: true,
 			want: []string{
 				`f:10:23: error: ServiceEntry default/z: metadata.name: "name" stands here a second time; keep one [DTR0007]`,
-				`f:12:5: error: ServiceEntry default/z: spec.host: unknown field (did you mean "hosts"?) [DTR0003]`,
+				"f:12:5: error: ServiceEntry default/z: spec.host: unknown field (did you mean `hosts`?); allowed: hosts, addresses, ports, location, resolution, endpoints, workloadSelector, exportTo, subjectAltNames [DTR0003]",
 				`f:13:3: error: items[2]: wants an object with apiVersion, kind and metadata, got the number 7 [DTR0002]`,
 			}},
 		{name: "list in list", in: "kind: List\nitems:\n- kind: List\n", unparsed: true,
@@ -139,7 +142,7 @@ func TestIssues(t *testing.T) {
 			want: []string{`f:1:1: error: "\u2028" before "---" is no line break here; write a newline [DTR0001]`}},
 		{name: "empty", in: "# nothing\n---\n---\n...\n"},
 		{name: "json", in: "{\n\t\"apiVersion\": \"networking.istio.io/v1\", \"kind\": \"ServiceEntry\",\n\t\"metadata\": {\"name\": \"x\"}, \"spec\": {\"host\": 1}}",
-			want: []string{`f:3:38: error: ServiceEntry default/x: spec.host: unknown field (did you mean "hosts"?) [DTR0003]`}},
+			want: []string{"f:3:38: error: ServiceEntry default/x: spec.host: unknown field (did you mean `hosts`?); allowed: hosts, addresses, ports, location, resolution, endpoints, workloadSelector, exportTo, subjectAltNames [DTR0003]"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := Read("f", []byte(tt.in))

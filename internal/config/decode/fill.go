@@ -59,11 +59,7 @@ func (o *object) unknownField(path, name string, fields protoreflect.FieldDescri
 	for i := range words {
 		words[i] = fields.Get(i).JSONName()
 	}
-	hint := didYouMean(name, words)
-	if hint == "" {
-		hint = "; allowed: " + strings.Join(words, ", ")
-	}
-	o.problem(config.CodeUnknownField, path, "unknown field%s", hint)
+	o.problem(config.CodeUnknownField, path, "unknown field%s; allowed: %s", config.DidYouMean(name, words), strings.Join(words, ", "))
 }
 
 func (o *object) fillMap(path string, v any, msg protoreflect.Message, fd protoreflect.FieldDescriptor) {
@@ -204,7 +200,7 @@ func (o *object) enum(path string, v any, fd protoreflect.FieldDescriptor) (prot
 		for i := range words {
 			words[i] = string(values.Get(i).Name())
 		}
-		o.problem(config.CodeBadEnum, path, "unknown value %s; allowed: %s%s", quote(x), oneOf(words), didYouMean(x, words))
+		o.problem(config.CodeBadEnum, path, "unknown value %s; allowed: %s%s", quote(x), oneOf(words), config.DidYouMean(x, words))
 	case float64:
 		if ev := values.ByNumber(protoreflect.EnumNumber(int32(x))); ev != nil && float64(int32(x)) == x {
 			return protoreflect.ValueOfEnum(ev.Number()), true

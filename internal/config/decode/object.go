@@ -19,17 +19,18 @@ var served = map[config.Kind]func() proto.Message{
 	config.ServiceEntry:    func() proto.Message { return &networking.ServiceEntry{} },
 	config.DestinationRule: func() proto.Message { return &networking.DestinationRule{} },
 	config.VirtualService:  func() proto.Message { return &networking.VirtualService{} },
+	config.WorkloadEntry:   func() proto.Message { return &networking.WorkloadEntry{} },
+	config.Sidecar:         func() proto.Message { return &networking.Sidecar{} },
 }
 
 // versions are those that Istio serves of the traffic API; their fields are the same.
 var versions = []string{"v1", "v1beta1", "v1alpha3"}
 
-// notServed are the kinds of the group that decide outbound traffic and are not compiled: to ignore them would send
-// traffic elsewhere than their author thinks.
-var notServed = []string{"WorkloadEntry", "Sidecar"}
-
 // noBusiness are the group's kinds that say nothing about outbound traffic outside a mesh.
-var noBusiness = []string{"Gateway", "EnvoyFilter", "WorkloadGroup", "ProxyConfig"}
+var noBusiness = []string{"Gateway", "WorkloadGroup", "ProxyConfig"}
+
+// refusedKinds change outbound traffic or what is told of it, and nothing here obeys them: a warning says so.
+var refusedKinds = []string{"EnvoyFilter", "WasmPlugin", "Telemetry"}
 
 // noBusinessGroups are Istio's other API groups.
 var noBusinessGroups = []string{"security.istio.io", "telemetry.istio.io", "extensions.istio.io"}
@@ -71,7 +72,7 @@ func (r *reader) object(d *document, prefix string, m map[string]any, duplicates
 	res.Key = o.key
 	for _, k := range sortedKeys(m) {
 		if !slices.Contains(topLevel, k) {
-			o.problem(config.CodeUnknownField, keyPath("", k), "unknown field%s; allowed: %s", didYouMean(k, topLevel), strings.Join(topLevel, ", "))
+			o.problem(config.CodeUnknownField, keyPath("", k), "unknown field%s; allowed: %s", config.DidYouMean(k, topLevel), strings.Join(topLevel, ", "))
 		}
 	}
 	res.Spec = served[o.key.Kind]()
@@ -142,12 +143,15 @@ func (o *object) kind(m map[string]any) (kind, api string, mine bool) {
 	switch {
 	case group == networkingGroup:
 		return kind, api, o.networkingKind(m, kind, version)
-	case ours && (group == "" || distance(group, networkingGroup, 4) <= 4):
+	case ours && (group == "" || config.Distance(group, networkingGroup, 4) <= 4):
 		o.nameOnly(m, kind)
 		o.problem(config.CodeBadAPIVersion, "apiVersion", "%s has no kind %s; it is of %s/%s", api, kind, networkingGroup, versions[0])
+	case slices.Contains(noBusinessGroups, group) && slices.Contains(refusedKinds, kind):
+		o.nameOnly(m, kind)
+		o.refused(kind)
 	case slices.Contains(noBusinessGroups, group):
 		o.nameOnly(m, kind)
-		o.note("ignored: %s says nothing about outbound traffic outside a mesh (not supported yet)", kind)
+		o.note("ignored: %s says nothing about outbound traffic outside a mesh", kind)
 	}
 	return kind, api, false
 }
@@ -156,23 +160,31 @@ func (o *object) kind(m map[string]any) (kind, api string, mine bool) {
 func (o *object) networkingKind(m map[string]any, kind, version string) (mine bool) {
 	_, ours := served[config.Kind(kind)]
 	switch {
+	case kind == "EnvoyFilter":
+		o.nameOnly(m, kind)
+		o.refused(kind)
 	case slices.Contains(noBusiness, kind):
 		o.nameOnly(m, kind)
-		o.note("ignored: %s says nothing about outbound traffic outside a mesh (not supported yet)", kind)
+		o.note("ignored: %s says nothing about outbound traffic outside a mesh", kind)
 	case !slices.Contains(versions, version):
 		o.nameOnly(m, kind)
 		o.problem(config.CodeBadAPIVersion, "apiVersion", "%s/%s does not exist; allowed: %s/ with %s", networkingGroup, version, networkingGroup, oneOf(versions))
 	case ours:
 		return true
-	case slices.Contains(notServed, kind):
-		o.nameOnly(m, kind)
-		o.problem(config.CodeUnsupported, "kind", "%s is not supported yet", kind)
 	default:
-		known := []string{string(config.ServiceEntry), string(config.DestinationRule), string(config.VirtualService)}
-		known = append(append(known, notServed...), noBusiness...)
-		o.problem(config.CodeUnknownKind, "kind", "%s has no kind %q%s", networkingGroup, kind, didYouMean(kind, known))
+		known := append(slices.Clone(noBusiness), "EnvoyFilter")
+		for k := range served {
+			known = append(known, string(k))
+		}
+		slices.Sort(known)
+		o.problem(config.CodeUnknownKind, "kind", "%s has no kind %q%s", networkingGroup, kind, config.DidYouMean(kind, known))
 	}
 	return false
+}
+
+func (o *object) refused(kind string) {
+	o.problems = append(o.problems, problem{severity: config.Warning, code: config.CodeUnsupported, path: "kind",
+		message: kind + " is ignored: neither translate nor the embedded engine knows what it asks for"})
 }
 
 func (o *object) note(format string, args ...any) {
@@ -208,7 +220,7 @@ func (o *object) metadata(m map[string]any, res *config.Object) {
 	}
 	for _, k := range sortedKeys(meta) {
 		if !slices.Contains(metadataFields, k) {
-			o.problem(config.CodeUnknownField, keyPath("metadata", k), "unknown field%s", didYouMean(k, metadataFields))
+			o.problem(config.CodeUnknownField, keyPath("metadata", k), "unknown field%s", config.DidYouMean(k, metadataFields))
 		}
 	}
 	if ns := o.metaString(meta, "namespace"); ns != "" {
