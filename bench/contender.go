@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"embed"
 	"fmt"
@@ -118,6 +119,19 @@ func (h *harness) command(name string, p *params) ([]string, error) {
 	if conf == "" {
 		var err error
 		if conf, err = h.render(file, p.Dir, p); err != nil {
+			return nil, err
+		}
+	}
+	if p.Config != "" && name == envoy {
+		// Made once for all starts, but for the ports.
+		b, err := os.ReadFile(conf)
+		if err != nil {
+			return nil, err
+		}
+		b = bytes.Replace(b, []byte(`"PORT"`), []byte(strconv.Itoa(p.Port)), 1)
+		b = bytes.Replace(b, []byte(`"ADMIN"`), []byte(strconv.Itoa(p.Admin)), 1)
+		conf = filepath.Join(p.Dir, "envoy.json")
+		if err := os.WriteFile(conf, b, 0o644); err != nil {
 			return nil, err
 		}
 	}

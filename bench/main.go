@@ -22,6 +22,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"detour.dev/detour/bench/failure"
 )
 
 type options struct {
@@ -33,6 +35,9 @@ type options struct {
 }
 
 func main() {
+	if failure.Process(os.Args[1:]) {
+		return
+	}
 	if len(os.Args) > 1 && os.Args[1] == loadVerb {
 		if err := loadProcess(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
