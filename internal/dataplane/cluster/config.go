@@ -35,6 +35,9 @@ const (
 	OriginalDst
 )
 
+// providesBalancing tells whether the type says by itself which endpoint a request goes to (lb_policy CLUSTER_PROVIDED).
+func (t Type) providesBalancing() bool { return t == OriginalDst }
+
 // Config is what configuration says of one cluster, apart from its endpoints. It is immutable.
 type Config struct {
 	Name           string
@@ -129,6 +132,10 @@ func refuse(c *clusterv3.Cluster, _ *Options) error {
 		return errors.New("filters: not supported")
 	case c.GetUpstreamConfig() != nil:
 		return errors.New("upstream_config: not supported")
+	case c.GetUpstreamBindConfig() != nil:
+		return errors.New("upstream_bind_config: not supported")
+	case len(c.GetCircuitBreakers().GetPerHostThresholds()) > 0:
+		return errors.New("circuit_breakers.per_host_thresholds: not supported")
 	}
 	return nil
 }
@@ -197,39 +204,6 @@ func dnsOptions(rate, jitter *durationpb.Duration, ttl bool, family int32) disco
 		d.Family = dns.All
 	}
 	return d
-}
-
-func (cfg *Config) compilePolicy(c *clusterv3.Cluster, o *Options) error {
-	p := &cfg.policy
-	switch c.GetLbPolicy() {
-	case clusterv3.Cluster_ROUND_ROBIN:
-		p.Algorithm = lb.RoundRobin
-	case clusterv3.Cluster_LEAST_REQUEST:
-		p.Algorithm = lb.LeastRequest
-		p.Params.ChoiceCount = value(c.GetLeastRequestLbConfig().GetChoiceCount(), 2)
-		p.Params.ActiveRequestBias = 1
-		if b := c.GetLeastRequestLbConfig().GetActiveRequestBias(); b != nil {
-			p.Params.ActiveRequestBias = b.GetDefaultValue()
-		}
-	case clusterv3.Cluster_RANDOM:
-		p.Algorithm = lb.Random
-	case clusterv3.Cluster_CLUSTER_PROVIDED:
-		if cfg.Type != OriginalDst {
-			return errors.New("lb_policy: CLUSTER_PROVIDED needs type ORIGINAL_DST")
-		}
-	default:
-		return fmt.Errorf("lb_policy: %s is not supported yet", c.GetLbPolicy())
-	}
-	common := c.GetCommonLbConfig()
-	p.PanicThreshold = 50
-	if t := common.GetHealthyPanicThreshold(); t != nil {
-		p.PanicThreshold = min(max(t.GetValue(), 0), 100)
-	}
-	p.LocalityWeighted = common.GetLocalityWeightedLbConfig() != nil
-	p.FailOnPanic = common.GetZoneAwareLbConfig().GetFailTrafficOnPanic()
-	p.CrossPriority = c.GetOutlierDetection() != nil
-	p.CompatEnvoy = o.CompatEnvoy
-	return nil
 }
 
 func (cfg *Config) compileHTTP(c *clusterv3.Cluster, _ *Options) error {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"net/netip"
+	"time"
 
 	"detour.dev/detour/internal/dataplane/lb"
 	"detour.dev/detour/internal/dataplane/outlier"
@@ -65,12 +66,15 @@ func (l *live) keys(t *target) []hostKey {
 
 // newHost makes a host, or takes back one that left while it was ejected.
 func (l *live) newHost(key hostKey) *lb.Host {
-	if h := l.parked[key]; h != nil {
+	h := l.parked[key]
+	if h != nil {
 		delete(l.parked, key)
 		h.SetRemoved(false)
-		return h
+	} else {
+		h = &lb.Host{Address: key.addr, Path: key.path, Hostname: key.hostname, Name: key.name, Cluster: l.name}
 	}
-	return &lb.Host{Address: key.addr, Path: key.path, Hostname: key.hostname, Name: key.name, Cluster: l.name}
+	h.SetAddedAt(time.Now())
+	return h
 }
 
 // park marks the hosts that left and keeps the ejected ones for the rest of their ejection. l.hosts is the new set.

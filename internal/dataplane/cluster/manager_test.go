@@ -52,9 +52,9 @@ func TestLastGoodStays(t *testing.T) {
 		c                 func(*clusterv3.Cluster)
 		a                 *endpointv3.ClusterLoadAssignment
 	}{
-		{"algorithm", "Cluster", "lb_policy: RING_HASH", func(c *clusterv3.Cluster) { c.LbPolicy = clusterv3.Cluster_RING_HASH }, good},
-		{"type", "Cluster", "type: LOGICAL_DNS", func(c *clusterv3.Cluster) {
-			c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_LOGICAL_DNS}
+		{"algorithm", "Cluster", "lb_policy: LOAD_BALANCING_POLICY_CONFIG", func(c *clusterv3.Cluster) { c.LbPolicy = clusterv3.Cluster_LOAD_BALANCING_POLICY_CONFIG }, good},
+		{"type", "Cluster", "cluster_type: envoy.clusters.redis", func(c *clusterv3.Cluster) {
+			c.ClusterDiscoveryType = &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{Name: "envoy.clusters.redis"}}
 		}, good},
 		{"no resolver", "Cluster", "needs a resolver", func(c *clusterv3.Cluster) {
 			c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}
@@ -78,7 +78,7 @@ func TestLastGoodStays(t *testing.T) {
 	if m.Get("a") != nil || len(m.Clusters()) != 0 {
 		t.Error("a removed cluster is still there")
 	}
-	if rej := m.Update(snap(edsCluster("a", func(c *clusterv3.Cluster) { c.LbPolicy = clusterv3.Cluster_MAGLEV }), good)); len(rej) != 1 || m.Get("a") != nil {
+	if rej := m.Update(snap(edsCluster("a", func(c *clusterv3.Cluster) { c.LbPolicy = clusterv3.Cluster_LOAD_BALANCING_POLICY_CONFIG }), good)); len(rej) != 1 || m.Get("a") != nil {
 		t.Errorf("a bad new cluster: %v, %v", rej, m.Get("a"))
 	}
 }

@@ -13,7 +13,12 @@ const (
 	RoundRobin Algorithm = iota
 	LeastRequest
 	Random
+	RingHash
+	Maglev
 )
+
+// hashed tells whether the algorithm gives an endpoint for a hash.
+func (a Algorithm) hashed() bool { return a == RingHash || a == Maglev }
 
 // Params are the settings of the algorithms.
 type Params struct {
@@ -22,30 +27,41 @@ type Params struct {
 	// ActiveRequestBias is least_request_lb_config.active_request_bias, used where weights differ; as given, 1 being the
 	// default of the proto.
 	ActiveRequestBias float64
+	// SlowStart is slow_start_config of ROUND_ROBIN and LEAST_REQUEST; nil: none.
+	SlowStart *SlowStart
+	// MinRingSize and MaxRingSize are ring_hash_lb_config's bounds, 1 to 8388608; 0: 1024 and 8388608.
+	MinRingSize, MaxRingSize uint64
+	// TableSize is maglev_lb_config.table_size, a prime number; 0: 65537.
+	TableSize uint64
+	// HashHostnames is consistent_hashing_lb_config.use_hostname_for_hashing: endpoints are placed by name, not by address.
+	HashHostnames bool
 }
 
 // Chooser picks from one fixed list of endpoints. It is safe for concurrent use, and neither locks nor allocates.
 type Chooser interface {
-	// Choose gives one of the list; rnd gives uniformly distributed values.
-	Choose(rnd func() uint64) *Endpoint
+	// Choose gives one of the list.
+	Choose(in *PickInfo) *Endpoint
 }
 
 // NewChooser makes an algorithm over a list that must not be empty, and that it keeps.
 func NewChooser(a Algorithm, eps []*Endpoint, p Params) Chooser {
-	switch {
-	case len(eps) == 1:
+	if len(eps) == 1 {
 		return only{eps[0]}
-	case a == LeastRequest:
-		return newLeastRequest(eps, p)
-	case a == Random:
-		return random{eps}
 	}
-	return newRoundRobin(eps)
+	switch a {
+	case LeastRequest:
+		return startSlowly(newLeastRequest(eps, p), eps, p, p.ActiveRequestBias)
+	case Random:
+		return random{eps}
+	case RingHash, Maglev:
+		return newHashed(a, flatShares(eps), p)
+	}
+	return startSlowly(newRoundRobin(eps), eps, p, 0)
 }
 
 type only struct{ e *Endpoint }
 
-func (o only) Choose(func() uint64) *Endpoint { return o.e }
+func (o only) Choose(*PickInfo) *Endpoint { return o.e }
 
 func sameWeights(eps []*Endpoint) bool {
 	for _, e := range eps[1:] {

@@ -25,7 +25,7 @@ func TestRoundRobinIsExact(t *testing.T) {
 		c := lb.NewChooser(lb.RoundRobin, eps, lb.Params{})
 		count := map[*lb.Endpoint]int{}
 		for range 30 * round {
-			count[c.Choose(nil)]++
+			count[c.Choose(&lb.PickInfo{})]++
 		}
 		for i, e := range eps {
 			if diff := count[e] - 30*int(weights[i]); diff < -1 || diff > 1 {
@@ -40,9 +40,9 @@ func TestRoundRobinIsExact(t *testing.T) {
 func TestLeastRequestAvoidsTheBusy(t *testing.T) {
 	eps := lbtest.Endpoints(1, 1)
 	eps[0].Stats.RqActive.Set(5)
-	c, rnd, busy := lb.NewChooser(lb.LeastRequest, eps, lb.Params{}), lbtest.Rand(1), 0
+	c, in, busy := lb.NewChooser(lb.LeastRequest, eps, lb.Params{}), &lb.PickInfo{Rand: lbtest.Rand(1)}, 0
 	for range 10000 {
-		if c.Choose(rnd) == eps[0] {
+		if c.Choose(in) == eps[0] {
 			busy++
 		}
 	}
@@ -59,9 +59,9 @@ func TestWeightedLeastRequestHeedsActiveRequests(t *testing.T) {
 		bias float64
 		want int // of 10000, for the first
 	}{{0, 7500}, {1, 5000}, {2, 2500}} {
-		c, rnd, n := lb.NewChooser(lb.LeastRequest, eps, lb.Params{ActiveRequestBias: tc.bias}), lbtest.Rand(2), 0
+		c, in, n := lb.NewChooser(lb.LeastRequest, eps, lb.Params{ActiveRequestBias: tc.bias}), &lb.PickInfo{}, 0
 		for range 10000 {
-			if c.Choose(rnd) == eps[0] {
+			if c.Choose(in) == eps[0] {
 				n++
 			}
 		}

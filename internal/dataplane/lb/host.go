@@ -32,6 +32,7 @@ type Host struct {
 
 	flags   atomic.Uint32
 	connect atomic.Int64 // EWMA, ns
+	added   atomic.Int64 // UnixNano
 	lastErr atomic.Pointer[failure]
 }
 
@@ -109,6 +110,12 @@ func (h *Host) set(flag uint32, on bool) {
 		h.flags.And(^flag)
 	}
 }
+
+// AddedAt gives when the host joined its cluster, in UnixNano: slow start counts from there.
+func (h *Host) AddedAt() int64 { return h.added.Load() }
+
+// SetAddedAt is the cluster's.
+func (h *Host) SetAddedAt(now time.Time) { h.added.Store(now.UnixNano()) }
 
 // UsualConnect gives the usual time that a connection to the host takes to be made; 0: none was made yet.
 func (h *Host) UsualConnect() time.Duration { return time.Duration(h.connect.Load()) }

@@ -1,7 +1,10 @@
 package lb
 
 import (
-	"math/rand/v2"
+	"cmp"
+	"slices"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 )
 
 // Policy is how a cluster's endpoints are chosen from. It is immutable.
@@ -39,6 +42,7 @@ type Tier struct {
 	Healthy   []*Endpoint
 
 	chooser    Chooser   // over Healthy, or Endpoints in panic; nil if there is none
+	byHash     hashed    // instead of all else, where the algorithm is one by hash
 	localities []Chooser // with locality weights and outside panic
 	byLocality *stride
 }
@@ -89,6 +93,10 @@ func (t *Tier) compile(p *Policy, panic bool, over uint32) {
 	if panic {
 		from = t.Endpoints
 	}
+	if p.Algorithm.hashed() {
+		t.compileHashed(p, from)
+		return
+	}
 	if len(from) > 0 {
 		t.chooser = NewChooser(p.Algorithm, from, p.Params)
 	}
@@ -97,31 +105,68 @@ func (t *Tier) compile(p *Policy, panic bool, over uint32) {
 	}
 }
 
-// compileLocalities weighs localities by load_balancing_weight × min(1, overprovisioning × healthy / all), as Envoy does.
-// Without any weight above 0 the priority is balanced as one.
-func (t *Tier) compileLocalities(p *Policy, over uint32) {
-	type group struct {
-		weight       uint32
-		all, healthy []*Endpoint
+// compileHashed makes the ring or table of a priority. As in ThreadAwareLoadBalancerBase, localities count with their plain
+// weights, whatever share of them is healthy, and in panic too.
+func (t *Tier) compileHashed(p *Policy, from []*Endpoint) {
+	shares := flatShares(from)
+	if p.LocalityWeighted {
+		groups := byLocality(t.Endpoints)
+		var sum float64
+		for _, g := range groups {
+			sum += float64(g.weight)
+		}
+		shares = nil
+		for _, g := range groups {
+			if g.weight == 0 {
+				continue
+			}
+			if len(from) < len(t.Endpoints) {
+				g.all = g.healthy
+			}
+			shares = addShares(shares, g.all, float64(g.weight)/sum)
+		}
 	}
-	var names []string
-	groups := map[string]*group{}
-	for _, e := range t.Endpoints {
+	if len(shares) > 0 {
+		t.byHash = newHashed(p.Algorithm, shares, p.Params)
+	}
+}
+
+// locality is the endpoints of one locality in one priority.
+type locality struct {
+	name         *corev3.Locality
+	weight       uint32
+	all, healthy []*Endpoint
+}
+
+// byLocality groups endpoints in the order that Envoy keeps localities in: by region, zone and subzone.
+func byLocality(eps []*Endpoint) []*locality {
+	index := map[string]*locality{}
+	var groups []*locality
+	for _, e := range eps {
 		name := LocalityName(e.Locality)
-		g := groups[name]
+		g := index[name]
 		if g == nil {
-			g = &group{weight: e.LocalityWeight}
-			groups[name] = g
-			names = append(names, name)
+			g = &locality{name: e.Locality, weight: e.LocalityWeight}
+			index[name] = g
+			groups = append(groups, g)
 		}
 		g.all = append(g.all, e)
 		if e.Usable() {
 			g.healthy = append(g.healthy, e)
 		}
 	}
+	slices.SortStableFunc(groups, func(a, b *locality) int {
+		return cmp.Or(cmp.Compare(a.name.GetRegion(), b.name.GetRegion()), cmp.Compare(a.name.GetZone(), b.name.GetZone()),
+			cmp.Compare(a.name.GetSubZone(), b.name.GetSubZone()))
+	})
+	return groups
+}
+
+// compileLocalities weighs localities by load_balancing_weight × min(1, overprovisioning × healthy / all), as Envoy does.
+// Without any weight above 0 the priority is balanced as one.
+func (t *Tier) compileLocalities(p *Policy, over uint32) {
 	var weights []uint64
-	for _, name := range names {
-		g := groups[name]
+	for _, g := range byLocality(t.Endpoints) {
 		available := min(1, float64(over)/100*float64(len(g.healthy))/float64(len(g.all)))
 		w := uint64(float64(g.weight) * available * 1000) // thousandths, so that small weights keep their proportion
 		if w == 0 || len(g.healthy) == 0 {
@@ -135,14 +180,14 @@ func (t *Tier) compileLocalities(p *Policy, over uint32) {
 	}
 }
 
-func (t *Tier) choose(rnd func() uint64) *Endpoint {
+func (t *Tier) choose(in *PickInfo) *Endpoint {
 	if t.byLocality != nil {
-		return t.localities[t.byLocality.next()].Choose(rnd)
+		return t.localities[t.byLocality.next()].Choose(in)
 	}
 	if t.chooser == nil {
 		return nil
 	}
-	return t.chooser.Choose(rnd)
+	return t.chooser.Choose(in)
 }
 
 // Policy gives what the set was made with.
@@ -172,38 +217,86 @@ func (s *HostSet) Pick(in *PickInfo) (Result, error) {
 	if len(s.all) == 0 {
 		return Result{}, ErrNoHosts
 	}
-	rnd := in.Rand
-	if rnd == nil {
-		rnd = rand.Uint64
+	if s.policy.Algorithm.hashed() {
+		return s.pickHashed(in)
 	}
-	p := s.choosePriority(rnd)
+	p := s.choosePriority(in)
 	inPanic := s.load[p].Panic
 	if inPanic && s.policy.FailOnPanic {
 		return Result{}, ErrNoHealthyHost
 	}
-	e := s.tiers[p].choose(rnd)
+	e := s.tiers[p].choose(in)
 	if s.policy.CompatEnvoy {
-		for i := 0; i < 5 && e != nil && in.tried(e.Host); i++ {
-			e = s.tiers[s.choosePriority(rnd)].choose(rnd)
+		for i := 0; i < reselect && e != nil && in.tried(e.Host); i++ {
+			e = s.tiers[s.choosePriority(in)].choose(in)
 		}
 		if e == nil {
 			return Result{}, ErrNoHealthyHost
 		}
 		return Result{Endpoint: e, Panic: inPanic}, nil
 	}
-	if e != nil && (inPanic || !e.Ejected()) && !e.Suspect() && !in.tried(e.Host) {
+	if e != nil && in.fits(e, inPanic) {
 		return Result{Endpoint: e, Panic: inPanic}, nil
 	}
-	return s.search(in, p, e, rnd)
+	return s.search(in, p, e)
 }
 
-// choosePriority draws by share, as Envoy does: a value from 1 to 100 falls into the first priority whose cumulated load
-// reaches it.
-func (s *HostSet) choosePriority(rnd func() uint64) int {
+const (
+	// reselect is how often Envoy chooses again when the endpoint was tried (Istio's host_selection_retry_max_attempts).
+	reselect = 5
+	// detours is how many alternatives for a hash are looked at before any other endpoint will do.
+	detours = 16
+)
+
+// pickHashed is Pick where a hash decides: it chooses the priority too. While the endpoint that it belongs to can't be used,
+// all requests with one hash go to the same other one.
+func (s *HostSet) pickHashed(in *PickInfo) (Result, error) {
+	h := in.hash()
+	p := s.priorityAt(uint32(h%100) + 1)
+	table, inPanic := s.tiers[p].byHash, s.load[p].Panic
+	if table == nil {
+		if s.policy.CompatEnvoy {
+			return Result{}, ErrNoHealthyHost
+		}
+		return s.search(in, p, nil)
+	}
+	first := table.at(h, 0)
+	if s.policy.CompatEnvoy {
+		e := first
+		for i := uint32(1); i <= reselect && in.tried(e.Host); i++ {
+			e = table.at(h, i)
+		}
+		return Result{Endpoint: e, Panic: inPanic}, nil
+	}
+	for i, e := uint32(1), first; i <= detours; i++ {
+		if in.fits(e, inPanic) {
+			return Result{Endpoint: e, Panic: inPanic}, nil
+		}
+		e = table.at(h, i)
+	}
+	return s.search(in, p, first)
+}
+
+// fits tells whether an endpoint that the algorithm chose may be used now.
+func (p *PickInfo) fits(e *Endpoint, inPanic bool) bool {
+	return (inPanic || !e.Ejected()) && !e.Suspect() && !p.tried(e.Host)
+}
+
+// choosePriority draws by share.
+func (s *HostSet) choosePriority(in *PickInfo) int {
+	if in.Exclude != (Priorities{}) {
+		if p, ok := s.chooseOther(in); ok {
+			return p
+		}
+	}
 	if s.load[0].Load == 100 {
 		return 0
 	}
-	at := uint32(below(rnd(), 100)) + 1
+	return s.priorityAt(uint32(below(in.random(), 100)) + 1)
+}
+
+// priorityAt gives the first priority whose cumulated load reaches a value from 1 to 100, as Envoy does.
+func (s *HostSet) priorityAt(at uint32) int {
 	var sum uint32
 	for i := range s.load {
 		if sum += s.load[i].Load; at <= sum {

@@ -7,6 +7,7 @@ package lb
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"strconv"
 	"time"
@@ -41,8 +42,29 @@ type PickInfo struct {
 	Tried []*Host
 	// OriginalDst is where the application wanted to go (ORIGINAL_DST clusters).
 	OriginalDst netip.AddrPort
-	Hash        uint64
-	HasHash     bool
+	// Hash is what the route's hash policies gave, for RING_HASH and MAGLEV; without HasHash they choose at random.
+	Hash    uint64
+	HasHash bool
+	// Exclude are the priorities that a retry leaves out while another is healthy (previous_priorities).
+	Exclude Priorities
+}
+
+// Random gives a value of Rand.
+func (p *PickInfo) Random() uint64 { return p.random() }
+
+func (p *PickInfo) random() uint64 {
+	if p.Rand != nil {
+		return p.Rand()
+	}
+	return rand.Uint64()
+}
+
+// hash gives the request's hash, or a random one where it has none, as Envoy does.
+func (p *PickInfo) hash() uint64 {
+	if p.HasHash {
+		return p.Hash
+	}
+	return p.random()
 }
 
 func (p *PickInfo) tried(h *Host) bool {

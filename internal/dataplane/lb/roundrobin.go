@@ -25,7 +25,7 @@ type roundRobin struct {
 	turn atomic.Uint64
 }
 
-func (r *roundRobin) Choose(func() uint64) *Endpoint {
+func (r *roundRobin) Choose(*PickInfo) *Endpoint {
 	return r.eps[r.turn.Add(1)%uint64(len(r.eps))]
 }
 
@@ -34,4 +34,4 @@ type weightedRoundRobin struct {
 	s   *stride
 }
 
-func (r *weightedRoundRobin) Choose(func() uint64) *Endpoint { return r.eps[r.s.next()] }
+func (r *weightedRoundRobin) Choose(*PickInfo) *Endpoint { return r.eps[r.s.next()] }

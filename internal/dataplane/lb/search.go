@@ -4,7 +4,7 @@ import "slices"
 
 // search is Pick's slow path: the endpoint that the algorithm gave may not be used, or not now. It looks at the hosts as
 // they are, not as they were when the set was made. first is what the algorithm gave, or nil.
-func (s *HostSet) search(in *PickInfo, p int, first *Endpoint, rnd func() uint64) (Result, error) {
+func (s *HostSet) search(in *PickInfo, p int, first *Endpoint) (Result, error) {
 	retry := len(in.Tried) > 0
 	inPanic := s.load[p].Panic
 	res := Result{Panic: inPanic}
@@ -14,20 +14,20 @@ func (s *HostSet) search(in *PickInfo, p int, first *Endpoint, rnd func() uint64
 		// Another address of the same name first: it is as near, and as likely to hold what the request asks for.
 		last := in.Tried[len(in.Tried)-1]
 		same := func(e *Endpoint) bool { return e.Name == last.Name && e.Name != "" }
-		if res.Endpoint = pickWhere(chosen, in, inPanic, false, rnd, same); res.Endpoint != nil {
+		if res.Endpoint = pickWhere(chosen, in, inPanic, false, same); res.Endpoint != nil {
 			return res, nil
 		}
 	}
-	if res.Endpoint = pickAmong(chosen, in, inPanic, false, rnd); res.Endpoint != nil {
+	if res.Endpoint = pickAmong(chosen, in, inPanic, false); res.Endpoint != nil {
 		return res, nil
 	}
-	suspect := pickAmong(chosen, in, inPanic, true, rnd)
+	suspect := pickAmong(chosen, in, inPanic, true)
 	if suspect == nil || retry || s.policy.CrossPriority {
 		for i := range s.tiers {
 			if i == p {
 				continue
 			}
-			if e := pickAmong(s.tiers[i].Endpoints, in, s.load[i].Panic, false, rnd); e != nil {
+			if e := pickAmong(s.tiers[i].Endpoints, in, s.load[i].Panic, false); e != nil {
 				return Result{Endpoint: e, Panic: s.load[i].Panic}, nil
 			}
 		}
@@ -36,7 +36,7 @@ func (s *HostSet) search(in *PickInfo, p int, first *Endpoint, rnd func() uint64
 		return res, nil
 	}
 	for i := range s.tiers {
-		if e := pickAmong(s.tiers[i].Endpoints, in, s.load[i].Panic, true, rnd); e != nil {
+		if e := pickAmong(s.tiers[i].Endpoints, in, s.load[i].Panic, true); e != nil {
 			return Result{Endpoint: e, Panic: s.load[i].Panic}, nil
 		}
 	}
@@ -54,12 +54,12 @@ func (s *HostSet) search(in *PickInfo, p int, first *Endpoint, rnd func() uint64
 
 // pickAmong gives one of the untried, usable endpoints at random, each with the same chance (whatever its weight: this is a
 // detour that lasts until the next HostSet); inPanic takes the unusable too, suspects only the suspect, or only the others.
-func pickAmong(eps []*Endpoint, in *PickInfo, inPanic, suspects bool, rnd func() uint64) *Endpoint {
-	return pickWhere(eps, in, inPanic, suspects, rnd, nil)
+func pickAmong(eps []*Endpoint, in *PickInfo, inPanic, suspects bool) *Endpoint {
+	return pickWhere(eps, in, inPanic, suspects, nil)
 }
 
 // pickWhere is pickAmong for the endpoints that where, if not nil, admits.
-func pickWhere(eps []*Endpoint, in *PickInfo, inPanic, suspects bool, rnd func() uint64, where func(*Endpoint) bool) *Endpoint {
+func pickWhere(eps []*Endpoint, in *PickInfo, inPanic, suspects bool, where func(*Endpoint) bool) *Endpoint {
 	fits := func(e *Endpoint) bool {
 		return e.Suspect() == suspects && (inPanic || e.Usable()) && !in.tried(e.Host) && (where == nil || where(e))
 	}
@@ -72,7 +72,7 @@ func pickWhere(eps []*Endpoint, in *PickInfo, inPanic, suspects bool, rnd func()
 	if n == 0 {
 		return nil
 	}
-	k := below(rnd(), n)
+	k := below(in.random(), n)
 	var last *Endpoint
 	for _, e := range eps {
 		if fits(e) {

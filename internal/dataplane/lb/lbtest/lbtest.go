@@ -39,8 +39,8 @@ func Suite(t *testing.T, weighted bool, newChooser func([]*lb.Endpoint) lb.Choos
 	}
 	t.Run("concurrent", func(t *testing.T) { concurrent(t, newChooser(Endpoints(1, 2, 3, 4))) })
 	t.Run("no allocation", func(t *testing.T) {
-		c, rnd := newChooser(Endpoints(5, 1, 2)), Rand(3)
-		if n := testing.AllocsPerRun(100, func() { c.Choose(rnd) }); n != 0 {
+		c, in := newChooser(Endpoints(5, 1, 2)), &lb.PickInfo{Rand: Rand(3)}
+		if n := testing.AllocsPerRun(100, func() { c.Choose(in) }); n != 0 {
 			t.Errorf("Choose allocates %v times", n)
 		}
 	})
@@ -48,9 +48,9 @@ func Suite(t *testing.T, weighted bool, newChooser func([]*lb.Endpoint) lb.Choos
 
 func distribution(t *testing.T, eps []*lb.Endpoint, c lb.Chooser, weighted bool) {
 	const picks = 40000
-	count, rnd := map[*lb.Endpoint]int{}, Rand(7)
+	count, in := map[*lb.Endpoint]int{}, &lb.PickInfo{Rand: Rand(7)}
 	for range picks {
-		count[c.Choose(rnd)]++
+		count[c.Choose(in)]++
 	}
 	var total float64
 	for _, e := range eps {
@@ -81,9 +81,9 @@ func concurrent(t *testing.T, c lb.Chooser) {
 	var wg sync.WaitGroup
 	for w := range 4 {
 		wg.Go(func() {
-			rnd := Rand(uint64(w))
+			in := &lb.PickInfo{Rand: Rand(uint64(w))}
 			for range 2000 {
-				e := c.Choose(rnd)
+				e := c.Choose(in)
 				e.Stats.RqActive.Inc()
 				e.Stats.RqActive.Dec()
 			}
