@@ -62,8 +62,10 @@ type failureSession struct {
 	round     func(context.Context, *failureSession) (map[string]float64, error)
 }
 
-func (s *failureSession) Round(ctx context.Context) (map[string]float64, error) { return s.round(ctx, s) }
-func (s *failureSession) Close()                                               {}
+func (s *failureSession) Round(ctx context.Context) (map[string]float64, error) {
+	return s.round(ctx, s)
+}
+func (s *failureSession) Close() {}
 
 // run measures one failure with a fresh proxy.
 func (s *failureSession) run(ctx context.Context, c failure.Config) (failure.Result, error) {
