@@ -219,18 +219,30 @@ func (n *namespace) captureTo(t testing.TB, port uint16) {
 		return netlink.RouteAdd(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: allocated, Type: unix.RTN_LOCAL,
 			Scope: netlink.SCOPE_HOST, Src: own.IP})
 	})
+	n.redirect(t, port, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{240, 240}})
+}
+
+// captureFrom redirects the TCP connections of one client address to a port of the namespace's own loopback.
+func (n *namespace) captureFrom(t testing.TB, client netip.Addr, port uint16) {
+	t.Helper()
+	n.redirect(t, port, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: client.AsSlice()})
+}
+
+// redirect sends TCP connections that match to a port of the namespace's own loopback.
+func (n *namespace) redirect(t testing.TB, port uint16, match ...expr.Any) {
+	t.Helper()
 	err := n.nft(func(c *nftables.Conn) error {
 		table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "capture"})
 		chain := c.AddChain(&nftables.Chain{Name: "output", Table: table, Type: nftables.ChainTypeNAT,
 			Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest})
-		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 2},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{240, 240}},
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(match,
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
 			&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
 			&expr.Redir{RegisterProtoMin: 1},
-		}})
+		)})
 		return nil
 	})
 	if err != nil {

@@ -172,10 +172,15 @@ func (w *world) startProxy(locality string, flags ...string) *proxy {
 		args = append(args, "--locality", locality)
 	}
 	p := &proxy{w: w, process: w.start(limited(w.limit, detour(append(args, flags...)...)))}
-	tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return w.dial(adminAddr) }, DisableKeepAlives: true}
-	p.admin = &http.Client{Transport: tr, Timeout: patience}
+	p.admin = w.adminClient()
 	w.t.Cleanup(p.balanced)
 	return p
+}
+
+// adminClient reaches the admin API of the world's proxy.
+func (w *world) adminClient() *http.Client {
+	tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return w.dial(adminAddr) }, DisableKeepAlives: true}
+	return &http.Client{Transport: tr, Timeout: patience}
 }
 
 // balanced wants the books to be even once everybody has gone: what began has ended, and was counted once.
