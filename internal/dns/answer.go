@@ -29,6 +29,9 @@ const (
 type Answer struct {
 	// Addrs are sorted, without duplicates.
 	Addrs []netip.Addr
+	// First is the one of Addrs that the server named first, so that servers can spread load by rotating them; the zero
+	// Addr where the source has no order.
+	First netip.Addr
 	// TTL is the smallest of all records that led from the name to the addresses; 0 when the source has none
 	// (literals, the hosts file) or says 0.
 	TTL time.Duration

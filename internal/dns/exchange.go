@@ -105,7 +105,7 @@ func readAnswer(m *mdns.Msg) Answer {
 			}
 		}
 		if len(addrs) > 0 {
-			return Answer{Addrs: byFamily(addrs, All), TTL: time.Duration(ttl) * time.Second}
+			return Answer{Addrs: byFamily(addrs, All), First: addrs[0], TTL: time.Duration(ttl) * time.Second}
 		}
 		if next == "" {
 			break

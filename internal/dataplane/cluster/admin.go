@@ -102,8 +102,8 @@ func address(h *lb.Host) *corev3.Address {
 		return &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: h.Path}}}
 	}
 	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
-		Address:       h.Address.Addr().String(),
-		PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(h.Address.Port())},
+		Address:       h.Target().Addr().String(),
+		PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(h.Target().Port())},
 	}}}
 }
 

@@ -42,6 +42,16 @@ type Options struct {
 	Jitter time.Duration
 	// RespectTTL makes the answer's TTL the interval, unless it is 0 (DnsCluster.respect_dns_ttl).
 	RespectTTL bool
+	// MinTTL is the least interval that a TTL makes (DnsCacheConfig.dns_min_refresh_rate); 0 means 1 s.
+	MinTTL time.Duration
+	// FailureBase and FailureMax bound the pauses while lookups fail, which double (dns_failure_refresh_rate). 0 means 1 s
+	// and RefreshRate.
+	FailureBase, FailureMax time.Duration
+	// Rotate gives the addresses in the order of the answer's first one, and tells of every change of it
+	// (LOGICAL_DNS): new connections go where the name's server last said.
+	Rotate bool
+	// Prefer, unless All, leaves out the other family's addresses where this one has any (AUTO prefers V6).
+	Prefer dns.Family
 	// Family is DnsCluster.dns_lookup_family. All becomes V4 or V6 on a host that can reach only one.
 	Family dns.Family
 }
@@ -55,6 +65,11 @@ func (o Options) withDefaults() Options {
 		o.Jitter = DefaultJitter
 	}
 	o.Jitter = max(o.Jitter, 0)
+	o.MinTTL = max(o.MinTTL, minInterval)
+	o.FailureBase = max(o.FailureBase, minInterval)
+	if o.FailureMax == 0 {
+		o.FailureMax = o.RefreshRate
+	}
 	return o
 }
 
@@ -293,7 +308,7 @@ func (n *name) take(ans dns.Answer) time.Duration {
 	d.mu.Lock()
 	before, hadErr := n.addrs, n.err
 	if ans.Err == nil {
-		n.addrs = merge(before, ans)
+		n.addrs = opt.arrange(merge(before, ans), ans.First)
 	}
 	n.err, n.at = ans.Err, time.Now()
 	wasLocal := d.local
@@ -302,7 +317,7 @@ func (n *name) take(ans dns.Answer) time.Duration {
 	n.log(ans, before, hadErr, wasLocal)
 	wait := opt.RefreshRate
 	if opt.RespectTTL && ans.TTL > 0 {
-		wait = max(ans.TTL, minInterval)
+		wait = max(ans.TTL, opt.MinTTL)
 	}
 	wait += time.Duration(d.opt.Rand() * float64(opt.Jitter))
 	switch {
@@ -315,12 +330,12 @@ func (n *name) take(ans dns.Answer) time.Duration {
 	return wait
 }
 
-// backoff counts a failure and gives the pause before the next try: from 1 s, doubling up to the refresh rate, and up to
+// backoff counts a failure and gives the pause before the next try: from FailureBase, doubling up to FailureMax, and up to
 // half as much again at random.
 func (n *name) backoff() time.Duration {
-	base := n.key.opt.RefreshRate
-	if n.failures < 30 { // beyond, the shift would overflow
-		base = min(base, minInterval<<n.failures)
+	base := n.key.opt.FailureMax
+	if shifted := n.key.opt.FailureBase << min(n.failures, 30); n.failures < 30 && shifted > 0 { // else it overflows
+		base = min(base, shifted)
 	}
 	n.failures++
 	return base + time.Duration(n.d.opt.Rand()*float64(base)/2)
@@ -336,6 +351,18 @@ func merge(old []netip.Addr, ans dns.Answer) []netip.Addr {
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	return slices.Compact(addrs)
+}
+
+// arrange leaves out the addresses of the family that is not preferred, and rotates so that first comes first.
+func (o *Options) arrange(addrs []netip.Addr, first netip.Addr) []netip.Addr {
+	preferred := func(a netip.Addr) bool { return a.Is4() == (o.Prefer == dns.V4) }
+	if o.Prefer != dns.All && slices.ContainsFunc(addrs, preferred) {
+		addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !preferred(a) })
+	}
+	if i := slices.Index(addrs, first); o.Rotate && i > 0 {
+		addrs = slices.Concat(addrs[i:], addrs[:i])
+	}
+	return addrs
 }
 
 // log says once that a name can't be looked up, once that it can again, and once for all names if the fault is here.

@@ -2,6 +2,7 @@ package lb
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -18,7 +19,7 @@ type HostStats = stats.Host
 // Host is one address that can serve a name. It belongs to one cluster, is shared by all workers, and outlives
 // configuration (DESIGN.md rule 2): counters, health and pooled connections hang on it. The exported fields never change.
 type Host struct {
-	Address netip.AddrPort // zero for a unix socket
+	Address netip.AddrPort // zero for a unix socket and for a logical host, whose addresses change: see Target
 	Path    string         // unix socket; empty otherwise
 	// Hostname is Envoy's host.hostname: the endpoint's own, else its DNS name. What auto_host_rewrite and auto_host_sni use.
 	Hostname string
@@ -33,6 +34,7 @@ type Host struct {
 	flags   atomic.Uint32
 	connect atomic.Int64 // EWMA, ns
 	added   atomic.Int64 // UnixNano
+	targets atomic.Pointer[targets]
 	lastErr atomic.Pointer[failure]
 }
 
@@ -79,7 +81,7 @@ func (h *Host) String() string {
 	if h.Path != "" {
 		return h.Path
 	}
-	return h.Address.String()
+	return h.Target().String()
 }
 
 // Ejected tells whether outlier detection holds the host ejected (Envoy's failed_outlier_check).
@@ -116,6 +118,43 @@ func (h *Host) AddedAt() int64 { return h.added.Load() }
 
 // SetAddedAt is the cluster's.
 func (h *Host) SetAddedAt(now time.Time) { h.added.Store(now.UnixNano()) }
+
+// targets are the addresses that a logical host stands for, and which of them is in use.
+type targets struct {
+	addrs []netip.AddrPort
+	at    atomic.Uint32
+}
+
+// Target is where new connections to the host go: Address, or the address in use of a logical host.
+func (h *Host) Target() netip.AddrPort {
+	if t := h.targets.Load(); t != nil {
+		return t.addrs[int(t.at.Load())%len(t.addrs)]
+	}
+	return h.Address
+}
+
+// SetTargets makes the host a logical one (LOGICAL_DNS, dynamic forward proxy): connections made from now on go to the first
+// of the addresses, of which there is at least one; those that stand are kept. It is the cluster's.
+func (h *Host) SetTargets(addrs []netip.AddrPort) {
+	if t := h.targets.Load(); t == nil || !slices.Equal(t.addrs, addrs) {
+		h.targets.Store(&targets{addrs: addrs})
+	}
+}
+
+// MoveOn makes new connections of a logical host go to its next address, because the one in use can't be reached.
+func (h *Host) MoveOn() {
+	if t := h.targets.Load(); t != nil {
+		t.at.Add(1)
+	}
+}
+
+// addresses counts what may be tried of a host.
+func (h *Host) addresses() int {
+	if t := h.targets.Load(); t != nil {
+		return len(t.addrs)
+	}
+	return 1
+}
 
 // UsualConnect gives the usual time that a connection to the host takes to be made; 0: none was made yet.
 func (h *Host) UsualConnect() time.Duration { return time.Duration(h.connect.Load()) }

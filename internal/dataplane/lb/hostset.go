@@ -227,7 +227,7 @@ func (s *HostSet) Pick(in *PickInfo) (Result, error) {
 	}
 	e := s.tiers[p].choose(in)
 	if s.policy.CompatEnvoy {
-		for i := 0; i < reselect && e != nil && in.tried(e.Host); i++ {
+		for i := 0; i < reselect && e != nil && in.Exhausted(e.Host); i++ {
 			e = s.tiers[s.choosePriority(in)].choose(in)
 		}
 		if e == nil {
@@ -263,7 +263,7 @@ func (s *HostSet) pickHashed(in *PickInfo) (Result, error) {
 	first := table.at(h, 0)
 	if s.policy.CompatEnvoy {
 		e := first
-		for i := uint32(1); i <= reselect && in.tried(e.Host); i++ {
+		for i := uint32(1); i <= reselect && in.Exhausted(e.Host); i++ {
 			e = table.at(h, i)
 		}
 		return Result{Endpoint: e, Panic: inPanic}, nil
@@ -279,7 +279,7 @@ func (s *HostSet) pickHashed(in *PickInfo) (Result, error) {
 
 // fits tells whether an endpoint that the algorithm chose may be used now.
 func (p *PickInfo) fits(e *Endpoint, inPanic bool) bool {
-	return (inPanic || !e.Ejected()) && !e.Suspect() && !p.tried(e.Host)
+	return (inPanic || !e.Ejected()) && !e.Suspect() && !p.Exhausted(e.Host)
 }
 
 // choosePriority draws by share.

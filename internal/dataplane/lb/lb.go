@@ -42,6 +42,8 @@ type PickInfo struct {
 	Tried []*Host
 	// OriginalDst is where the application wanted to go (ORIGINAL_DST clusters).
 	OriginalDst netip.AddrPort
+	// Name is what a dynamic forward proxy sends to: the key that Cluster.Resolve gave.
+	Name string
 	// Hash is what the route's hash policies gave, for RING_HASH and MAGLEV; without HasHash they choose at random.
 	Hash    uint64
 	HasHash bool
@@ -67,13 +69,15 @@ func (p *PickInfo) hash() uint64 {
 	return p.random()
 }
 
-func (p *PickInfo) tried(h *Host) bool {
+// Exhausted tells whether the request was given to the host before: to a logical host once for each of its addresses.
+func (p *PickInfo) Exhausted(h *Host) bool {
+	n := 0
 	for _, t := range p.Tried {
 		if t == h {
-			return true
+			n++
 		}
 	}
-	return false
+	return n > 0 && n >= h.addresses()
 }
 
 // OutcomeKind says how an attempt ended.

@@ -61,7 +61,7 @@ func pickAmong(eps []*Endpoint, in *PickInfo, inPanic, suspects bool) *Endpoint 
 // pickWhere is pickAmong for the endpoints that where, if not nil, admits.
 func pickWhere(eps []*Endpoint, in *PickInfo, inPanic, suspects bool, where func(*Endpoint) bool) *Endpoint {
 	fits := func(e *Endpoint) bool {
-		return e.Suspect() == suspects && (inPanic || e.Usable()) && !in.tried(e.Host) && (where == nil || where(e))
+		return e.Suspect() == suspects && (inPanic || e.Usable()) && !in.Exhausted(e.Host) && (where == nil || where(e))
 	}
 	n := 0
 	for _, e := range eps {
@@ -89,7 +89,7 @@ func pickWhere(eps []*Endpoint, in *PickInfo, inPanic, suspects bool, where func
 func longestEjected(eps []*Endpoint, in *PickInfo) *Endpoint {
 	var best *Endpoint
 	for _, e := range eps {
-		if !e.Ejected() || in.tried(e.Host) {
+		if !e.Ejected() || in.Exhausted(e.Host) {
 			continue
 		}
 		if best == nil || e.Health.EjectedAt.Load() < best.Health.EjectedAt.Load() {

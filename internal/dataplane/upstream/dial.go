@@ -100,7 +100,7 @@ func (p *Pools) connect(h *lb.Host, d *Dial) (*event.Socket, error) {
 		d.via = newViaHandshake(via, h)
 		return p.D.Connect(via.addr, "", d)
 	}
-	return p.D.Connect(h.Address, h.Path, d)
+	return p.D.Connect(h.Target(), h.Path, d)
 }
 
 // HedgeDelay is how long an attempt may stay unanswered before another is made beside it.

@@ -97,14 +97,15 @@ type via struct {
 // detour knows where an application that asks a proxy does not. Loopback and link-local addresses mean this host and its
 // own network, so no other machine can lead there.
 func (f *ForwardProxy) For(h *lb.Host) *via {
-	if f == nil || !h.Address.IsValid() || h.Address.Addr().IsLoopback() || h.Address.Addr().IsLinkLocalUnicast() {
+	to := h.Target()
+	if f == nil || !to.IsValid() || to.Addr().IsLoopback() || to.Addr().IsLinkLocalUnicast() {
 		return nil
 	}
 	scheme := "http"
-	if h.Address.Port() == 443 {
+	if to.Port() == 443 {
 		scheme = "https"
 	}
-	target, address := h.Name, h.Address.String()
+	target, address := h.Name, to.String()
 	if !isAuthority(target) {
 		target = address
 	}

@@ -139,7 +139,7 @@ func (p *Proxy) Trying(e *lb.Endpoint) {
 
 // to records where the connection is going.
 func (p *Proxy) to(e *lb.Endpoint) {
-	p.Info.UpstreamHost, p.Info.UpstreamHostname, p.Info.Priority = e.Address, e.Hostname, e.Priority
+	p.Info.UpstreamHost, p.Info.UpstreamHostname, p.Info.Priority = e.Target(), e.Hostname, e.Priority
 }
 
 // Won implements upstream.Racer.
