@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // relayVerb is a proxy that knows the primary endpoint only: what a fault does must show.
@@ -51,19 +52,35 @@ func relay() {
 	}
 }
 
+// anyCPU is one that we may use.
+func anyCPU(t *testing.T) string {
+	t.Helper()
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1024 {
+		if set.IsSet(i) {
+			return strconv.Itoa(i)
+		}
+	}
+	t.Fatal("no CPU")
+	return ""
+}
+
 // TestMeasure: a proxy without a second endpoint fails as the fault has it.
 func TestMeasure(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	base := Config{Proxy: []string{self, relayVerb}, ProxyCPU: "0", Host: "bench.test", Method: "POST", Rate: 200, Requests: 100,
+	base := Config{Proxy: []string{self, relayVerb}, ProxyCPU: anyCPU(t), Host: "bench.test", Method: "POST", Rate: 200, Requests: 100,
 		After: 250 * time.Millisecond, Think: time.Millisecond, Patience: time.Second}
 	for _, f := range []Fault{Kill, DropTo, DropFrom} {
 		t.Run(string(f), func(t *testing.T) {
 			c := base
 			c.Fault, c.Dir = f, t.TempDir()
-			r, err := Measure(context.Background(), "0", c)
+			r, err := Measure(context.Background(), anyCPU(t), c)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -84,9 +101,9 @@ func TestMeasure(t *testing.T) {
 
 func TestMeasureRefuses(t *testing.T) {
 	for _, c := range []Config{{Proxy: []string{"true"}, Rate: 100, Requests: 100, After: time.Second},
-		{Proxy: []string{"true"}, ProxyCPU: "0", Rate: 100, Requests: 100}} {
+		{Proxy: []string{"true"}, ProxyCPU: anyCPU(t), Rate: 100, Requests: 100}} {
 		c.Dir = t.TempDir()
-		if r, err := Measure(context.Background(), "0", c); err == nil {
+		if r, err := Measure(context.Background(), anyCPU(t), c); err == nil {
 			t.Errorf("%+v gave %+v", c, r)
 		}
 	}
