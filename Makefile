@@ -1,6 +1,16 @@
 # Shortcuts for what has arguments worth remembering; everything else is the go command (CONTRIBUTING.md).
 
-.PHONY: bench-check bench-check-quick
+.PHONY: bench bench-quick bench-check bench-check-quick
+
+# detour beside HAProxy, nginx and Envoy: every row of docs/performance.md, about an hour on two quiet CPUs. ROWS=a,b measures some.
+bench:
+	bench/install
+	go run ./bench $(if $(ROWS),--rows $(ROWS))
+
+# A few rows with short rounds, under a minute; writes nothing.
+bench-quick:
+	bench/install
+	go run ./bench --quick
 
 # The hot paths' benchmarks of the working tree against the previous commit, or BASE=rev: allocations and times. Minutes.
 bench-check:

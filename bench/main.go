@@ -31,7 +31,7 @@ type options struct {
 	detour, base, log, out string
 	rounds                 int
 	duration, warmup       time.Duration
-	quick, wrk             bool
+	quick, wrk, publish    bool
 }
 
 func main() {
@@ -57,6 +57,7 @@ func flags(args []string) (options, error) {
 	f.StringVar(&o.rows, "rows", "", "`NAMES` of rows, with commas; all if empty; 'list' shows them")
 	f.StringVar(&o.contenders, "contenders", "", "`NAMES` of contenders, with commas; all if empty. Then results are only shown, unless --out is given")
 	f.StringVar(&o.cpus, "cpus", "0,1", "the proxy's CPU, and that of load and upstream")
+	f.BoolVar(&o.publish, "publish", false, "measure nothing: write table and plots again, from bench/results.json")
 	f.StringVar(&o.detour, "detour", "", "`PATH` of a built detour (default: builds ./cmd/detour)")
 	f.StringVar(&o.base, "detour2", "", "`PATH` of another detour, measured too as detour-base")
 	f.StringVar(&o.log, "log", "both", "access log: off, on or both")
@@ -121,6 +122,13 @@ func run(args []string) error {
 		}
 		return nil
 	}
+	if o.publish {
+		all, err := readResults(filepath.Join(o.root(), "bench", "results.json"))
+		if err != nil {
+			return err
+		}
+		return publish(o.root(), all)
+	}
 	picked, err := o.pick()
 	if err != nil {
 		return err
@@ -135,15 +143,26 @@ func run(args []string) error {
 	if err := h.startUpstream(ctx); err != nil {
 		return fmt.Errorf("upstream: %w", err)
 	}
-	return h.all(ctx, picked, "bench "+strings.Join(args, " "))
+	return h.all(ctx, picked, commandLine(args))
+}
+
+// commandLine is what results are recorded with. Folders are left out: they say nothing about the figures.
+func commandLine(args []string) string {
+	out := []string{"go run ./bench"}
+	for _, a := range args {
+		if name, value, ok := strings.Cut(a, "="); ok {
+			a = name + "=" + filepath.Base(value)
+		} else if strings.Contains(a, "/") {
+			a = filepath.Base(a)
+		}
+		out = append(out, a)
+	}
+	return strings.Join(out, " ")
 }
 
 // all measures rows and writes what there is after each of them, so that an interrupted run is not lost.
 func (h *harness) all(ctx context.Context, picked []row, command string) error {
-	out := h.opts.out
-	if out == "" {
-		out = repository()
-	}
+	out := h.opts.root()
 	file := filepath.Join(out, "bench", "results.json")
 	var failed []string
 	for _, r := range picked {
@@ -167,9 +186,7 @@ func (h *harness) all(ctx context.Context, picked []row, command string) error {
 		if err := all.write(file); err != nil {
 			return err
 		}
-	}
-	if h.opts.writes() {
-		if err := publish(out); err != nil {
+		if err := publish(out, all); err != nil {
 			return err
 		}
 	}
@@ -179,8 +196,11 @@ func (h *harness) all(ctx context.Context, picked []row, command string) error {
 	return nil
 }
 
-// repository is the folder with go.mod, from here upwards.
-func repository() string {
+// root is the folder of the repository: --out, else the nearest one with go.mod from the working directory upwards.
+func (o options) root() string {
+	if o.out != "" {
+		return o.out
+	}
 	dir, err := os.Getwd()
 	for err == nil && dir != "/" {
 		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
@@ -233,8 +253,8 @@ func (h *harness) measure(ctx context.Context, r row) (*rowResult, error) {
 }
 
 // variant measures a row with or without the access log. A contender that fails is left out of it, with its error.
-func (h *harness) variant(ctx context.Context, r row, rounds int, log bool, res *rowResult) (map[string]map[string][]float64, error) {
-	out := map[string]map[string][]float64{}
+func (h *harness) variant(ctx context.Context, r row, rounds int, log bool, res *rowResult) (figures, error) {
+	out := figures{}
 	sessions := map[string]session{}
 	defer func() {
 		for s := range maps.Values(sessions) {

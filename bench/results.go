@@ -3,6 +3,7 @@
 package main
 
 import (
+	"debug/buildinfo"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,9 +31,9 @@ type rowResult struct {
 	Versions map[string]string `json:"versions"`
 	Notes    []string          `json:"notes,omitempty"`
 	// Off and On are without and with the access log: contender → metric → a figure for each round.
-	Off    map[string]map[string][]float64 `json:"off"`
-	On     map[string]map[string][]float64 `json:"on,omitempty"`
-	Errors []string                        `json:"errors,omitempty"` // contenders that could not be measured
+	Off    figures  `json:"off"`
+	On     figures  `json:"on,omitempty"`
+	Errors []string `json:"errors,omitempty"` // contenders that could not be measured
 }
 
 type machine struct {
@@ -136,7 +137,31 @@ func (h *harness) versions() map[string]string {
 				first = "Envoy " + parts[len(parts)-4] + " " + strings.Join(parts[len(parts)-2:], " ")
 			}
 		}
-		out[name] = first
+		out[name] = strings.TrimPrefix(strings.TrimPrefix(first, "nginx version: "), "HAProxy version ")
+		switch name {
+		case haproxy:
+			out[name] = "HAProxy " + strings.TrimSuffix(out[name], " - https://haproxy.org/")
+		case detour, base:
+			out[name] += revision(h.tools[name])
+		}
+	}
+	return out
+}
+
+// revision gives the commit that a Go program was built from, if it knows.
+func revision(file string) string {
+	info, err := buildinfo.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	out := ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			out = ", commit " + s.Value[:min(len(s.Value), 12)] + out
+		case s.Key == "vcs.modified" && s.Value == "true":
+			out += " with changes"
+		}
 	}
 	return out
 }

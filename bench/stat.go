@@ -58,9 +58,9 @@ type verdict struct {
 }
 
 // judge holds the figures of one variant of a row (contender → metric → a figure for each round) against a goal.
-func judge(g goal, figures map[string]map[string][]float64) verdict {
+func judge(g goal, f figures) verdict {
 	v := verdict{Goal: g.String()}
-	mine := figures[detour][g.Metric]
+	mine := f[detour][g.Metric]
 	if len(mine) == 0 {
 		v.Absent = "not measured"
 		return v
@@ -69,11 +69,11 @@ func judge(g goal, figures map[string]map[string][]float64) verdict {
 	if len(g.Of) > 0 {
 		var peers [][]float64
 		for _, o := range g.Of {
-			if len(figures[o][g.Metric]) != len(mine) {
+			if len(f[o][g.Metric]) != len(mine) {
 				v.Absent = titles[o] + " not measured"
 				return v
 			}
-			peers = append(peers, figures[o][g.Metric])
+			peers = append(peers, f[o][g.Metric])
 		}
 		values = ratios(mine, peers...)
 	}
@@ -86,9 +86,9 @@ func (v verdict) String() string {
 	if v.Absent != "" {
 		return v.Absent
 	}
-	s := fmt.Sprintf("%s, **missed**", trim3(v.Value))
+	s := fmt.Sprintf("%s, **missed**", digits(v.Value))
 	if v.Met {
-		s = trim3(v.Value) + ", met"
+		s = digits(v.Value) + ", met"
 	}
 	return s + noise(v.Spread)
 }
@@ -101,8 +101,8 @@ func noise(s float64) string {
 	return fmt.Sprintf(" (spread %.0f %%)", s*100)
 }
 
-// trim3 prints three significant digits, more only before the point.
-func trim3(f float64) string {
+// digits prints three significant digits, more only before the point.
+func digits(f float64) string {
 	switch a := math.Abs(f); {
 	case f == 0:
 		return "0"
