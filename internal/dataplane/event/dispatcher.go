@@ -24,7 +24,8 @@ type Dispatcher struct {
 	sockets []*Socket // by file descriptor
 	gen     int32
 	ready   []*Socket // sockets that asked to be called again in this turn
-	yield   bool      // a goroutine that the loop woke should run before the loop sleeps
+	pipes   pipes
+	yield   bool // a goroutine that the loop woke should run before the loop sleeps
 
 	mu     sync.Mutex
 	posted []func() // guarded by mu
@@ -90,6 +91,7 @@ func (d *Dispatcher) Run() {
 			s.Close()
 		}
 	}
+	d.DropPipes()
 }
 
 // Yield says that the caller has given another goroutine something to do. Go's scheduler takes a while, up to 10 ms,

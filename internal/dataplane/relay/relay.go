@@ -1,6 +1,6 @@
 // Package relay moves bytes both ways between two streams until both directions have ended: TCP and TLS connections,
-// CONNECT tunnels, upgraded connections. Nothing is interpreted. Each direction holds at most one buffer; a slow receiver
-// stops its sender. The end of one direction is passed on as such; a reset ends both with a reset.
+// CONNECT tunnels, upgraded connections. Nothing is interpreted. Each direction holds at most one buffer, or one pipe of the
+// kernel's where both ends are plain sockets and much is moving; a slow receiver stops its sender. The end of one direction is passed on as such; a reset ends both with a reset.
 package relay
 
 import (
@@ -21,6 +21,7 @@ type Relay struct {
 	// Up moves from a to b, Down from b to a.
 	Up, Down Flow
 
+	d       *event.Dispatcher
 	pool    *buffer.Pool
 	idle    event.Timer
 	idleFor time.Duration
@@ -36,6 +37,9 @@ type Flow struct {
 	lo, hi   int
 	eof      bool // from has ended
 	fin      bool // and to was told
+	bulk     bool // much is moving: splice
+	splice   event.Splice
+	sockets  bool // both ends are sockets
 	// Bytes counts what was written.
 	Bytes uint64
 	// After counts what was written since the relay began, without what it was given at the start.
@@ -55,9 +59,11 @@ type Options struct {
 
 // Start begins to relay. err in Done is nil when both directions ended in order.
 func Start(a, b event.Stream, o Options) *Relay {
-	r := &Relay{a: a, b: b, pool: o.Pool, idleFor: o.Idle, done: o.Done}
-	r.Up = Flow{from: a, to: b}
-	r.Down = Flow{from: b, to: a}
+	r := &Relay{d: o.Dispatcher, a: a, b: b, pool: o.Pool, idleFor: o.Idle, done: o.Done}
+	_, plainA := a.(*event.Socket)
+	_, plainB := b.(*event.Socket)
+	r.Up = Flow{from: a, to: b, sockets: plainA && plainB}
+	r.Down = Flow{from: b, to: a, sockets: plainA && plainB}
 	r.Up.preload(r.pool, o.ToB)
 	r.Down.preload(r.pool, o.ToA)
 	r.idle.Init(o.Dispatcher, r.onIdle)
@@ -115,8 +121,8 @@ const turnBytes = 1 << 20
 func (r *Relay) move(f *Flow) {
 	moved := 0
 	for !r.ended {
-		if f.lo < f.hi {
-			n, err := f.to.Write(f.buf[f.lo:f.hi])
+		if f.lo < f.hi || f.splice.Held() > 0 {
+			n, err := f.write()
 			if err == event.ErrAgain {
 				return
 			}
@@ -124,7 +130,6 @@ func (r *Relay) move(f *Flow) {
 				r.end(err)
 				return
 			}
-			f.wrote(n)
 			r.moved = true
 			moved += n
 			continue
@@ -143,35 +148,69 @@ func (r *Relay) move(f *Flow) {
 	}
 }
 
-func (f *Flow) wrote(n int) {
+// write writes what was read.
+func (f *Flow) write() (int, error) {
+	if f.splice.Held() > 0 {
+		n, err := f.splice.Drain(f.to.(*event.Socket))
+		f.Bytes += uint64(n)
+		f.After += uint64(n)
+		return n, err
+	}
+	n, err := f.to.Write(f.buf[f.lo:f.hi])
 	f.lo += n
 	f.Bytes += uint64(n)
 	e := min(f.early, n)
 	f.early -= e
 	f.After += uint64(n - e)
+	return n, err
 }
+
+// spliceLeast is what splice must find at a time to be worth its cost.
+const spliceLeast = 16 << 10
 
 // fill reads once; false: nothing to write now.
 func (r *Relay) fill(f *Flow) bool {
+	err := event.ErrNoSplice
+	if f.bulk {
+		var n int
+		n, err = f.splice.Fill(f.from.(*event.Socket), turnBytes)
+		f.bulk = err == nil && n >= spliceLeast || err == event.ErrAgain
+	}
+	if err == event.ErrNoSplice {
+		err = r.read(f)
+	}
+	switch {
+	case err == event.ErrAgain:
+		r.put(f)
+		return false
+	case err == io.EOF:
+		f.eof = true
+	case err != nil:
+		r.end(err)
+		return false
+	}
+	return true
+}
+
+// read reads into the buffer.
+func (r *Relay) read(f *Flow) error {
 	if f.buf == nil {
 		f.buf = r.pool.Get()
 	}
 	f.lo, f.hi = 0, 0
 	n, err := f.from.Read(f.buf)
-	switch {
-	case err == event.ErrAgain:
-		r.pool.Put(f.buf)
-		f.buf = nil
-		return false
-	case err == io.EOF:
-		f.eof = true
-		return true
-	case err != nil:
-		r.end(err)
-		return false
+	if err == nil {
+		f.hi = n
+		f.bulk = f.sockets && n == len(f.buf)
 	}
-	f.hi = n
-	return true
+	return err
+}
+
+func (r *Relay) put(f *Flow) {
+	if f.buf != nil {
+		r.pool.Put(f.buf)
+		f.buf, f.lo, f.hi = nil, 0, 0
+	}
 }
 
 // finish passes the end of one direction on.
@@ -207,10 +246,8 @@ func (r *Relay) end(err error) {
 	r.ended = true
 	r.idle.Stop()
 	for _, f := range []*Flow{&r.Up, &r.Down} {
-		if f.buf != nil {
-			r.pool.Put(f.buf)
-			f.buf = nil
-		}
+		r.put(f)
+		f.splice.Drop(r.d)
 	}
 	if err != nil {
 		r.a.Abort()

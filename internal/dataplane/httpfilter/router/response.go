@@ -102,6 +102,7 @@ func (r *Router) startResponse() {
 	framing, _ := rw.Downstream(&r.resp)
 	r.dechunk = r.resp.Framing == http1.Chunked && framing != http1.Chunked
 	r.respBody.Start(r.resp.Framing, r.resp.Length)
+	r.bulk, r.splicing = true, false
 	if r.resp.Tunnel {
 		if !r.s.Complete() || r.unsent() {
 			r.protocolError(errEarlySwitch)
@@ -220,7 +221,7 @@ func (r *Router) flush() bool {
 		win.Sent += n - o
 	}
 	r.out, r.outSent = r.out[:0], 0
-	return true
+	return r.flushSpliced()
 }
 
 // OnWritable says that the client takes bytes again.
@@ -252,7 +253,7 @@ func (r *Router) OnWritable() {
 // endpoint has answered without wanting the rest.
 func (r *Router) maybeFinish() {
 	c := r.conn
-	if r.outSent < len(r.out) || len(c.In.Pending()) > 0 {
+	if r.outSent < len(r.out) || len(c.In.Pending()) > 0 || r.spliced.Held() > 0 {
 		return
 	}
 	sent := r.s.Complete() && !r.unsent()

@@ -32,6 +32,12 @@ type Stream interface {
 	ReadMore()
 	// Send writes to the client: a head of the proxy's making and bytes as they came. It may take less than all.
 	Send(head, data []byte) (int, error)
+	// Socket is the client's connection if it is a plain socket, nil else: then nothing is spliced.
+	Socket() *event.Socket
+	// SendSpliced sends payload of the response that never was in this process, as Send does.
+	SendSpliced(sp *event.Splice) (int, error)
+	// Spliced is payload of the request behind what is in the window.
+	Spliced() *event.Splice
 	// Closing says that the client's connection will close after this response.
 	Closing() bool
 	// Authority is the Host for a request that named none (HTTP/1.0).
@@ -87,7 +93,10 @@ type Router struct {
 	respBody http1.Body
 	respDone bool // the whole response is in the window or has left it
 	dechunk  bool // the client speaks HTTP/1.0
-	interims int  // 1xx heads so far
+	bulk     bool // much of the body comes at a time
+	splicing bool // some of it was spliced
+	spliced  event.Splice
+	interims int // 1xx heads so far
 
 	timer event.Timer // silence, per-try timeout, back-off
 	limit event.Timer // the route's timeout
@@ -320,7 +329,7 @@ func (r *Router) OnRequestData() {
 // unsent says whether bytes of the request wait to be written.
 func (r *Router) unsent() bool {
 	win := r.s.Body()
-	return r.headSent < len(r.head) || win.Sent < win.Valid
+	return r.headSent < len(r.head) || win.Sent < win.Valid || r.s.Spliced().Held() > 0
 }
 
 // pump writes what there is of the request.
@@ -330,8 +339,7 @@ func (r *Router) pump() {
 	}
 	win := r.s.Body()
 	for r.unsent() {
-		head := r.head[r.headSent:]
-		n, err := r.conn.Stream.Writev(head, win.Pending())
+		err := r.send(win)
 		if err == event.ErrAgain {
 			return
 		}
@@ -341,9 +349,6 @@ func (r *Router) pump() {
 			r.read()
 			return
 		}
-		h := min(n, len(head))
-		r.headSent += h
-		win.Sent += n - h
 	}
 	r.sentAt = r.p.D.Now()
 	if r.s.Complete() {
@@ -358,6 +363,20 @@ func (r *Router) pump() {
 	r.s.ReadMore()
 }
 
+// send writes once.
+func (r *Router) send(win *buffer.Window) error {
+	head := r.head[r.headSent:]
+	if len(head) == 0 && win.Sent == win.Valid {
+		_, err := r.s.Spliced().Drain(r.conn.Sock)
+		return err
+	}
+	n, err := r.conn.Stream.Writev(head, win.Pending())
+	h := min(n, len(head))
+	r.headSent += h
+	win.Sent += n - h
+	return err
+}
+
 // turnBytes bounds what is read of one response before others get their turn.
 const turnBytes = 1 << 20
 
@@ -365,19 +384,18 @@ const turnBytes = 1 << 20
 func (r *Router) read() {
 	c := r.conn
 	for got := 0; r.conn == c; {
-		if r.phase == responding && (r.respDone || len(c.In.Pending()) > 0 || r.outSent < len(r.out)) {
+		if r.phase == responding && (r.respDone || len(c.In.Pending()) > 0 || r.outSent < len(r.out) || r.spliced.Held() > 0) {
 			return // the client has to take what is there first
 		}
 		if got >= turnBytes {
 			c.Stream.Again()
 			return
 		}
-		room := c.In.Room()
-		if len(room) == 0 {
-			r.protocolError(errTrailersLong) // nothing is pending: nothing will ever make room
+		n, err := r.receive(c)
+		if err == errTrailersLong {
+			r.protocolError(err) // nothing is pending: nothing will ever make room
 			return
 		}
-		n, err := c.Stream.Read(room)
 		if err == event.ErrAgain && (r.writeErr == nil || !c.Sock.PeerClosed()) {
 			return // after a failed write the event of what broke the connection is still to come
 		}
@@ -389,13 +407,29 @@ func (r *Router) read() {
 			return
 		}
 		got += n
-		c.In.Fill += n
 		if r.phase != responding {
 			r.readHead()
 		} else {
 			r.forward()
 		}
 	}
+}
+
+// receive reads once: into the window, or into the kernel's hands. errTrailersLong: there is no room.
+func (r *Router) receive(c *upstream.Conn) (int, error) {
+	if r.maySplice() {
+		if n, err := r.splice(); err != event.ErrNoSplice {
+			return n, err
+		}
+	}
+	room := c.In.Room()
+	if len(room) == 0 {
+		return 0, errTrailersLong
+	}
+	n, err := c.Stream.Read(room)
+	c.In.Fill += n
+	r.bulk = n == len(room)
+	return n, err
 }
 
 // Cancel ends the request because the client is gone.
@@ -433,6 +467,7 @@ func (r *Router) release(o lb.Outcome, abort bool) {
 	if r.phase == queued {
 		r.unqueue()
 	}
+	r.spliced.Drop(r.p.D)
 	if c := r.conn; c != nil {
 		r.conn = nil
 		if r.res.Open() {

@@ -85,12 +85,14 @@ type Options struct {
 type Conn struct {
 	Options
 	s     event.Stream
+	sock  *event.Socket // s, if it is a plain socket
 	in    buffer.Window
 	state state
 	timer event.Timer
 
 	req       http1.Head
 	body      http1.Body
+	spliced   event.Splice // payload of the request behind what is in the window
 	router    router.Router
 	info      streaminfo.Info
 	complete  bool   // the whole request has arrived
@@ -125,6 +127,7 @@ const (
 // Serve takes over a client's stream. early is what was read of it already.
 func Serve(s event.Stream, early []byte, o Options) *Conn {
 	c := &Conn{Options: o, s: s}
+	c.sock, _ = s.(*event.Socket)
 	c.in.Init(o.Buffers)
 	c.timer.Init(o.D, c.onTimer)
 	c.began = o.D.Now()
@@ -353,14 +356,22 @@ func (c *Conn) readBody() {
 			c.s.Again()
 			return
 		}
-		room := c.in.Room()
-		if len(room) == 0 {
-			if !c.complete && len(c.in.Pending()) == 0 {
-				c.broken(errTrailersLong) // nothing will ever make room
-			}
-			return
+		if c.spliced.Held() > 0 {
+			return // the endpoint has to take what is there first
 		}
-		n, err := c.s.Read(room)
+		n, err := c.splice()
+		spliced := err != event.ErrNoSplice
+		if !spliced {
+			room := c.in.Room()
+			if len(room) == 0 {
+				if !c.complete && len(c.in.Pending()) == 0 {
+					c.broken(errTrailersLong) // nothing will ever make room
+				}
+				return
+			}
+			n, err = c.s.Read(room)
+			c.in.Fill += n
+		}
 		if err == event.ErrAgain {
 			return
 		}
@@ -369,20 +380,47 @@ func (c *Conn) readBody() {
 			return
 		}
 		read += n
-		c.in.Fill += n
 		c.moved = true
 		c.Stats.DownstreamCxRxBytes.Add(uint64(n))
-		if c.complete {
-			continue
-		}
-		if err := c.check(); err != nil {
-			c.broken(err)
+		if !spliced && !c.take() {
 			return
 		}
-		if c.routing {
-			c.router.OnRequestData()
-		}
 	}
+}
+
+// take hands on what was read of the body. false: it is broken.
+func (c *Conn) take() bool {
+	if c.complete {
+		return true
+	}
+	if err := c.check(); err != nil {
+		c.broken(err)
+		return false
+	}
+	if c.routing {
+		c.router.OnRequestData()
+	}
+	return true
+}
+
+// splice has payload of the request moved inside the kernel, where much of it comes next and it could not be sent again
+// anyway. It returns what Read would, or ErrNoSplice where the bytes have to be read.
+func (c *Conn) splice() (int, error) {
+	left := c.body.Remaining()
+	if left < router.SpliceFrom || c.sock == nil || !c.routing || c.in.Fill > c.in.Valid || c.in.Keep && c.in.Fill < len(c.in.B) ||
+		!c.router.TakesSpliced() {
+		return 0, event.ErrNoSplice
+	}
+	n, err := c.spliced.Fill(c.sock, left)
+	if err != nil {
+		return 0, err
+	}
+	c.in.Keep = false
+	c.body.Skip(int64(n))
+	c.complete = c.body.Done()
+	c.info.BytesReceived += uint64(n)
+	c.router.OnRequestData()
+	return n, nil
 }
 
 // onEnd handles the client's FIN, or an error.

@@ -41,13 +41,30 @@ func (c *Conn) Responded(head int) { c.answered, c.headSize = true, head }
 // Send implements router.Stream.
 func (c *Conn) Send(head, data []byte) (int, error) {
 	n, err := c.s.Writev(head, data)
+	c.wrote(n)
+	return n, err
+}
+
+func (c *Conn) wrote(n int) {
 	if n > 0 {
 		c.moved = true
 		c.sent += uint64(n)
 		c.Stats.DownstreamCxTxBytes.Add(uint64(n))
 	}
+}
+
+// Socket implements router.Stream.
+func (c *Conn) Socket() *event.Socket { return c.sock }
+
+// SendSpliced implements router.Stream.
+func (c *Conn) SendSpliced(sp *event.Splice) (int, error) {
+	n, err := sp.Drain(c.sock)
+	c.wrote(n)
 	return n, err
 }
+
+// Spliced implements router.Stream.
+func (c *Conn) Spliced() *event.Splice { return &c.spliced }
 
 // Finish implements router.Stream.
 func (c *Conn) Finish(reusable bool) {
@@ -86,6 +103,7 @@ func (c *Conn) endRequest() {
 		return
 	}
 	c.open = false
+	c.spliced.Drop(c.D)
 	i := &c.info
 	i.Duration = c.D.Now().Sub(i.Start)
 	i.BytesSent = c.sent - min(c.sent, uint64(c.headSize))
