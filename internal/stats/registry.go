@@ -110,18 +110,20 @@ func (r *Registry) refresh() {
 		{Name: "/memory/classes/heap/unused:bytes"},
 		{Name: "/memory/classes/total:bytes"},
 		{Name: "/memory/classes/heap/released:bytes"},
+		{Name: "/gc/heap/allocs:objects"},
 	}
 	metrics.Read(samples)
-	bytes := func(i int) int64 {
+	value := func(i int) int64 {
 		if samples[i].Value.Kind() != metrics.KindUint64 {
 			return 0
 		}
 		return int64(samples[i].Value.Uint64())
 	}
 	s := &r.server
-	s.MemoryAllocated.Set(bytes(0))
-	s.MemoryHeapSize.Set(bytes(0) + bytes(1))
-	s.MemoryPhysical.Set(bytes(2) - bytes(3))
+	s.MemoryAllocated.Set(value(0))
+	s.MemoryHeapSize.Set(value(0) + value(1))
+	s.MemoryPhysical.Set(value(2) - value(3))
+	s.Allocations.Set(value(4))
 	s.Uptime.Set(int64(r.Uptime() / time.Second))
 	s.Concurrency.Set(int64(runtime.GOMAXPROCS(0)))
 	s.Goroutines.Set(int64(runtime.NumGoroutine()))

@@ -56,7 +56,7 @@ func names(text string) map[string]bool {
 }
 
 // ours are the names that an Envoy has not, or has only in other circumstances (TLS, a 503).
-var ours = regexp.MustCompile(`^detour\.|\.detour\.|\.ssl\.|^server\.goroutines$|upstream_rq_(503|5xx)$`)
+var ours = regexp.MustCompile(`^detour\.|\.detour\.|\.ssl\.|^server\.(goroutines|memory_allocations)$|upstream_rq_(503|5xx)$`)
 
 // Every name is one of Envoy's, spelled as it spells it.
 func TestNamesAreEnvoys(t *testing.T) {
@@ -214,7 +214,7 @@ func TestPrometheus(t *testing.T) {
 	if err := filled().WritePrometheus(&b, Query{}); err != nil {
 		t.Fatal(err)
 	}
-	ours := regexp.MustCompile(`^detour_|_detour_|_ssl_|^envoy_server_goroutines$`)
+	ours := regexp.MustCompile(`^detour_|_detour_|_ssl_|^envoy_server_(goroutines|memory_allocations)$`)
 	want, got := parse(golden), parse(bytes.NewReader(b.Bytes()))
 	checked := 0
 	for name, kind := range got {

@@ -222,7 +222,8 @@ type Server struct {
 	MemoryPhysical   Gauge `stat:"memory_physical_size"`
 	TotalConnections Gauge `stat:"total_connections"`
 	HotRestartEpoch  Gauge `stat:"hot_restart_epoch"`
-	Goroutines       Gauge `stat:"goroutines"` // not Envoy's
+	Goroutines       Gauge `stat:"goroutines"`         // not Envoy's
+	Allocations      Gauge `stat:"memory_allocations"` // objects allocated on the heap since the start; not Envoy's
 }
 
 // Detour is detour.*: the compiler's side, and what concerns no cluster.
