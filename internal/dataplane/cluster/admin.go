@@ -14,10 +14,13 @@ import (
 
 // endpoints lists the endpoints as the admin API shows them; those of an ORIGINAL_DST cluster by address.
 func (c *Cluster) endpoints() []*lb.Endpoint {
-	if c.cfg.Type != OriginalDst {
-		return c.set.Load().Endpoints()
+	switch c.cfg.Type {
+	case OriginalDst:
+		return c.live.origEndpoints()
+	case DynamicDNS:
+		return c.live.dynamicEndpoints()
 	}
-	return c.live.origEndpoints()
+	return c.set.Load().Endpoints()
 }
 
 // Status gives the cluster as Envoy's /clusters?format=json has it.

@@ -76,6 +76,9 @@ func (c *Cluster) choose(in *lb.PickInfo) (lb.Result, error) {
 	if c.cfg.Type == OriginalDst {
 		return c.live.originalDst(c.cfg, in)
 	}
+	if c.cfg.Type == DynamicDNS {
+		return c.live.pickDynamic(in)
+	}
 	return c.set.Load().Pick(in)
 }
 

@@ -12,6 +12,7 @@ import (
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/matcher/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
+	dfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dynamic_forward_proxy/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -32,11 +33,16 @@ const (
 	Static Type = iota
 	EDS
 	StrictDNS
+	LogicalDNS
 	OriginalDst
+	DynamicDNS // a dynamic forward proxy
 )
 
 // providesBalancing tells whether the type says by itself which endpoint a request goes to (lb_policy CLUSTER_PROVIDED).
-func (t Type) providesBalancing() bool { return t == OriginalDst }
+func (t Type) providesBalancing() bool { return t == OriginalDst || t == DynamicDNS }
+
+// byName tells whether endpoints are DNS names.
+func (t Type) byName() bool { return t == StrictDNS || t == LogicalDNS }
 
 // Config is what configuration says of one cluster, apart from its endpoints. It is immutable.
 type Config struct {
@@ -66,6 +72,7 @@ type Config struct {
 	policy  lb.Policy
 	outlier *outlier.Config // nil without outlierDetection
 	dns     discovery.Options
+	dynamic dynamicConfig
 	eds     string
 }
 
@@ -143,17 +150,22 @@ func refuse(c *clusterv3.Cluster, _ *Options) error {
 func (cfg *Config) compileType(c *clusterv3.Cluster, _ *Options) error {
 	if t := c.GetClusterType(); t != nil {
 		var d dnsv3.DnsCluster
+		if t.GetTypedConfig().MessageIs(&dfpv3.ClusterConfig{}) {
+			return cfg.compileDynamic(c)
+		}
 		if t.GetTypedConfig() == nil || !t.GetTypedConfig().MessageIs(&d) {
 			return fmt.Errorf("cluster_type: %s is not supported", t.GetName())
 		}
 		if err := t.GetTypedConfig().UnmarshalTo(&d); err != nil {
 			return fmt.Errorf("cluster_type: %w", err)
 		}
-		if d.GetAllAddressesInSingleEndpoint() {
-			return errors.New("cluster_type: all_addresses_in_single_endpoint (LOGICAL_DNS) is not supported yet")
-		}
 		cfg.Type = StrictDNS
+		if d.GetAllAddressesInSingleEndpoint() {
+			cfg.Type = LogicalDNS
+		}
 		cfg.dns = dnsOptions(d.GetDnsRefreshRate(), d.GetDnsJitter(), d.GetRespectDnsTtl(), int32(d.GetDnsLookupFamily()))
+		cfg.dns.Rotate = d.GetAllAddressesInSingleEndpoint()
+		failureRate(&cfg.dns, d.GetDnsFailureRefreshRate())
 		return nil
 	}
 	switch c.GetType() {
@@ -164,11 +176,16 @@ func (cfg *Config) compileType(c *clusterv3.Cluster, _ *Options) error {
 		if cfg.eds = c.GetEdsClusterConfig().GetServiceName(); cfg.eds == "" {
 			cfg.eds = c.GetName()
 		}
-	case clusterv3.Cluster_STRICT_DNS:
+	case clusterv3.Cluster_STRICT_DNS, clusterv3.Cluster_LOGICAL_DNS:
 		cfg.Type = StrictDNS
+		if c.GetType() == clusterv3.Cluster_LOGICAL_DNS {
+			cfg.Type = LogicalDNS
+		}
 		//lint:ignore SA1019 istiod and --compat istio send these (SEMANTICS T17)
 		rate, jitter, ttl := c.GetDnsRefreshRate(), c.GetDnsJitter(), c.GetRespectDnsTtl()
 		cfg.dns = dnsOptions(rate, jitter, ttl, int32(c.GetDnsLookupFamily())+1)
+		cfg.dns.Rotate = cfg.Type == LogicalDNS
+		failureRate(&cfg.dns, c.GetDnsFailureRefreshRate())
 	case clusterv3.Cluster_ORIGINAL_DST:
 		return cfg.compileOriginalDst(c)
 	default:
@@ -200,10 +217,23 @@ func dnsOptions(rate, jitter *durationpb.Duration, ttl bool, family int32) disco
 		d.Family = dns.V4
 	case 3:
 		d.Family = dns.V6
+	case 4:
+		d.Prefer = dns.V4
+	case 5:
 	default:
-		d.Family = dns.All
+		d.Prefer = dns.V6
 	}
 	return d
+}
+
+// failureRate reads dns_failure_refresh_rate, whose max_interval is 10 × base_interval unless given.
+func failureRate(d *discovery.Options, r interface {
+	GetBaseInterval() *durationpb.Duration
+	GetMaxInterval() *durationpb.Duration
+}) {
+	if base := r.GetBaseInterval().AsDuration(); base > 0 {
+		d.FailureBase, d.FailureMax = base, duration(r.GetMaxInterval(), 10*base)
+	}
 }
 
 func (cfg *Config) compileHTTP(c *clusterv3.Cluster, _ *Options) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -23,9 +24,13 @@ func (z *zone) Lookup(_ context.Context, name string, _ dns.Family) dns.Answer {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	if a := z.addrs[name]; a != nil {
-		return dns.Answer{Addrs: a, TTL: 5 * time.Second}
+		return dns.Answer{Addrs: sorted(a), First: a[0], TTL: 5 * time.Second}
 	}
 	return dns.Answer{Err: &dns.Error{Kind: dns.NXDomain, Name: name}}
+}
+
+func sorted(a []netip.Addr) []netip.Addr {
+	return slices.SortedFunc(slices.Values(a), netip.Addr.Compare)
 }
 
 func (z *zone) Families() (v4, v6 bool) { return true, false }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"detour.dev/detour/internal/dataplane/lb"
@@ -26,6 +27,9 @@ func (l *live) rebuild() (removed []*lb.Host) {
 			if e.Host == nil {
 				e.Host = l.newHost(key)
 				fresh = append(fresh, e)
+			}
+			if t.logical {
+				e.SetTargets(l.addresses(t))
 			}
 			l.hosts[key] = e.Host
 			eps = append(eps, e)
@@ -52,16 +56,29 @@ func (l *live) keys(t *target) []hostKey {
 	if t.path != "" {
 		return []hostKey{key}
 	}
-	addrs := []netip.Addr{t.addr}
-	if t.name != "" {
-		addrs = l.watches[t.name].addrs
+	addrs := l.addresses(t)
+	if t.logical { // one host for all of them
+		return slices.Repeat([]hostKey{key}, min(1, len(addrs)))
 	}
 	keys := make([]hostKey, len(addrs))
 	for i, a := range addrs {
 		keys[i] = key
-		keys[i].addr = netip.AddrPortFrom(a, t.port)
+		keys[i].addr = a
 	}
 	return keys
+}
+
+// addresses lists what a target's name resolves to, or its address.
+func (l *live) addresses(t *target) []netip.AddrPort {
+	addrs := []netip.Addr{t.addr}
+	if t.name != "" {
+		addrs = l.watches[t.name].addrs
+	}
+	out := make([]netip.AddrPort, len(addrs))
+	for i, a := range addrs {
+		out[i] = netip.AddrPortFrom(a, t.port)
+	}
+	return out
 }
 
 // newHost makes a host, or takes back one that left while it was ejected.

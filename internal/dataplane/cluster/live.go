@@ -43,6 +43,8 @@ type live struct {
 	// origSwept is when orig was last swept.
 	origSwept time.Time
 
+	dynamicState
+
 	closed     bool
 	sweepFrom  time.Time // sweeps are at whole intervals from here
 	sweepEvery time.Duration
@@ -61,6 +63,7 @@ type target struct {
 	path           string
 	hostname       string // what the Host gets
 	key            string // "name:port" as configured
+	logical        bool   // one host for all addresses (LOGICAL_DNS)
 	locality       *corev3.Locality
 	localityWeight uint32
 	priority       uint32
@@ -87,7 +90,7 @@ func newLive(m *Manager, name string) *live {
 	l := &live{
 		name: name, m: m, stats: m.opt.Stats.Cluster(name), retry: newRetryBudget(), hedge: newHedgeBudget(),
 		watches: map[string]*watch{}, hosts: map[hostKey]*lb.Host{}, parked: map[hostKey]*lb.Host{},
-		orig: map[netip.AddrPort]*origHost{},
+		orig: map[netip.AddrPort]*origHost{}, dynamicState: dynamicState{dynamic: map[string]*dynamicHost{}},
 	}
 	l.breaker.Requests.gauge = &l.stats.CircuitBreakers.RqOpen
 	l.breaker.Connections.gauge = &l.stats.CircuitBreakers.CxOpen
@@ -117,6 +120,9 @@ func (l *live) apply(cfg *Config, a *assignment) *Cluster {
 	l.detect(cfg)
 	l.unwatch()
 	removed := l.rebuild()
+	if cfg.Type != DynamicDNS {
+		removed = append(removed, l.endDynamic()...)
+	}
 	l.arm(time.Now())
 	c := l.current
 	l.mu.Unlock()
@@ -156,6 +162,7 @@ func (l *live) report(e *lb.Endpoint, o lb.Outcome) {
 	if o.Failed() {
 		e.SetLastError(o.Reason(), o.Now)
 		if o.Kind == lb.ConnectFailed || o.Kind == lb.ConnectTimeout {
+			e.MoveOn()
 			l.refresh(e.Host)
 		}
 	}
@@ -249,7 +256,7 @@ func (l *live) close() {
 		delete(l.watches, name)
 		w.Close()
 	}
-	var removed []*lb.Host
+	removed := l.endDynamic()
 	for _, h := range l.hosts {
 		h.SetRemoved(true)
 		removed = append(removed, h)

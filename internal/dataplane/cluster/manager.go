@@ -202,8 +202,8 @@ func (m *Manager) config(old *Cluster, c *clusterv3.Cluster) (*Config, error) {
 		return old.cfg, nil
 	}
 	cfg, err := compile(c, &m.opt)
-	if err == nil && cfg.Type == StrictDNS && m.opt.Discovery == nil {
-		err = errors.New("type: STRICT_DNS needs a resolver")
+	if err == nil && (cfg.Type.byName() || cfg.Type == DynamicDNS) && m.opt.Discovery == nil {
+		err = errors.New("type: needs a resolver for its names")
 	}
 	if err != nil {
 		return nil, err
@@ -217,6 +217,9 @@ func (m *Manager) Close() {
 	defer m.mu.Unlock()
 	for _, l := range m.lives {
 		l.close()
+	}
+	for _, l := range m.lives {
+		l.waits.Wait()
 	}
 }
 

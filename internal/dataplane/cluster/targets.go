@@ -34,8 +34,8 @@ func (a *assignment) policy(cfg *Config) *lb.Policy {
 
 // compileAssignment reads a load assignment. A cluster without one has no endpoints.
 func compileAssignment(cfg *Config, a *endpointv3.ClusterLoadAssignment) (*assignment, error) {
-	if cfg.Type == OriginalDst && len(a.GetEndpoints()) > 0 {
-		return nil, errors.New("load_assignment: not allowed with ORIGINAL_DST")
+	if cfg.Type.providesBalancing() && len(a.GetEndpoints()) > 0 {
+		return nil, errors.New("load_assignment: not allowed with ORIGINAL_DST or a dynamic forward proxy")
 	}
 	if len(a.GetPolicy().GetDropOverloads()) > 0 {
 		return nil, errors.New("policy.drop_overloads: not supported")
@@ -62,6 +62,9 @@ func compileAssignment(cfg *Config, a *endpointv3.ClusterLoadAssignment) (*assig
 			out.targets = append(out.targets, t)
 		}
 	}
+	if cfg.Type == LogicalDNS && (len(out.targets) != 1 || out.targets[0].path != "") {
+		return nil, fmt.Errorf("load_assignment: LOGICAL_DNS has one endpoint with an address, not %d", len(out.targets))
+	}
 	return out, nil
 }
 
@@ -71,6 +74,7 @@ func compileTarget(cfg *Config, e *endpointv3.LbEndpoint) (t target, err error) 
 		weight:   max(1, value(e.GetLoadBalancingWeight(), 1)),
 		status:   e.GetHealthStatus(),
 		metadata: e.GetMetadata(),
+		logical:  cfg.Type == LogicalDNS,
 	}
 	switch addr := e.GetEndpoint().GetAddress().GetAddress().(type) {
 	case *corev3.Address_Pipe:
@@ -96,7 +100,7 @@ func (t *target) socket(cfg *Config, s *corev3.SocketAddress) error {
 	switch {
 	case err == nil:
 		t.addr = ip.Unmap()
-	case cfg.Type == StrictDNS && s.GetAddress() != "":
+	case cfg.Type.byName() && s.GetAddress() != "":
 		t.name = strings.TrimSuffix(s.GetAddress(), ".")
 		if t.hostname == "" {
 			t.hostname = s.GetAddress()
@@ -104,7 +108,7 @@ func (t *target) socket(cfg *Config, s *corev3.SocketAddress) error {
 	default:
 		return fmt.Errorf("socket_address: %q is not an IP address", s.GetAddress())
 	}
-	if cfg.Type == StrictDNS && t.hostname == "" {
+	if cfg.Type.byName() && t.hostname == "" {
 		t.hostname = s.GetAddress()
 	}
 	return nil
