@@ -59,8 +59,9 @@ func (e *httpEnv) Decide(c *hcm.Conn, req *http1.Head) hcm.Decision {
 		authority = []byte(e.in.dst.String())
 	}
 	var rt *route.Route
+	q := route.Query{Authority: authority, Path: req.Path, Head: req, Random: e.w.random()}
 	if t != nil {
-		rt = t.Match(authority, req.Path)
+		rt = t.Match(&q)
 	}
 	if rt == nil && t != nil && !e.entry.proxy {
 		return noRoute()
@@ -68,20 +69,35 @@ func (e *httpEnv) Decide(c *hcm.Conn, req *http1.Head) hcm.Decision {
 	if rt == nil || rt.CatchAll {
 		return e.undeclared(st, rt, authority, port)
 	}
-	return e.toCluster(st, rt, authority)
+	d := e.toCluster(st, rt, authority)
+	d.Random = q.Random
+	return d
+}
+
+// Mirror implements hcm.Env.
+func (e *httpEnv) Mirror(rt *route.Route, raw []byte) {
+	if c := e.w.p.state.Load().clusters[rt.Cluster]; c != nil {
+		e.w.mirrors.Send(raw, rt, c, lb.PickInfo{OriginalDst: e.in.dst})
+	}
 }
 
 func (e *httpEnv) toCluster(st *state, rt *route.Route, authority []byte) hcm.Decision {
-	if rt.Direct != nil {
-		return hcm.Decision{Route: rt}
+	if rt.Direct != nil || rt.Redirect != nil {
+		return hcm.Decision{Route: rt, Authority: authority}
 	}
 	c := st.clusters[rt.Cluster]
 	if c == nil && st.unserved[rt.Cluster] {
-		return unserved(rt.Cluster)
+		d := unserved(rt.Cluster)
+		d.Route, d.Authority = rt, authority
+		return d
 	}
 	if c == nil {
 		e.w.http(e.entry.stat).NoCluster.Inc()
-		return hcm.Decision{Err: &proxyerr.Error{Flags: streaminfo.NoClusterFound, Source: proxyerr.Config}}
+		err := &proxyerr.Error{Flags: streaminfo.NoClusterFound, Source: proxyerr.Config}
+		if rt.MissingCluster != 0 {
+			err.Reply = &proxyerr.Reply{Status: rt.MissingCluster}
+		}
+		return hcm.Decision{Route: rt, Authority: authority, Err: err}
 	}
 	return hcm.Decision{Route: rt, Cluster: c, Pick: lb.PickInfo{OriginalDst: e.in.dst}, Authority: authority}
 }
@@ -102,7 +118,7 @@ func noRoute() hcm.Decision {
 // passthroughRoute serves undeclared hosts: as they are, without a policy of anybody's. A pooled connection that was closed
 // meanwhile must not show to an application that knows of none.
 var passthroughRoute = &route.Route{Name: "allow_any", Cluster: passthroughCluster, CatchAll: true,
-	Retry: route.Retry{Mode: route.RetryDefault}}
+	Plain: true, Retry: route.Retry{Mode: route.RetryDefault}}
 
 // undeclared decides about a Host that nothing declares.
 func (e *httpEnv) undeclared(st *state, rt *route.Route, authority []byte, port uint16) hcm.Decision {

@@ -38,6 +38,9 @@ type Options struct {
 	// AccessLog is told of each request and relayed connection that ended; it must not keep info. nil: no log. It is
 	// called on the workers' loops.
 	AccessLog func(info *streaminfo.Info)
+	// Rand gives uniformly distributed values for routes' weights and fractions; nil: the runtime's own generator. It is
+	// called on the workers' loops.
+	Rand func() uint64
 }
 
 // Plane is the embedded engine: it serves connections by the snapshot in force. It implements xds.Sink.

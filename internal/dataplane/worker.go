@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"detour.dev/detour/internal/dataplane/buffer"
 	"detour.dev/detour/internal/dataplane/event"
+	"detour.dev/detour/internal/dataplane/httpfilter/mirror"
 	"detour.dev/detour/internal/dataplane/listener"
 	"detour.dev/detour/internal/dataplane/networkfilter/hcm"
 	"detour.dev/detour/internal/dataplane/networkfilter/tcpproxy"
@@ -26,6 +28,7 @@ type worker struct {
 	d         *event.Dispatcher
 	buffers   buffer.Pool
 	pools     *upstream.Pools
+	mirrors   mirror.Mirrors
 	listeners map[*event.Listener]bool
 	conns     map[closer]bool
 	open      atomic.Int64
@@ -43,7 +46,15 @@ func newWorker(p *Plane) (*worker, error) {
 	w := &worker{p: p, d: d, listeners: map[*event.Listener]bool{}, conns: map[closer]bool{},
 		httpStats: map[string]*stats.HTTP{}, tcpStats: map[string]*stats.TCP{}}
 	w.pools = &upstream.Pools{D: d, Buffers: &w.buffers, Clusters: p.Clusters, TLS: p.tls, Log: p.Log, Compat: p.Compat, Via: p.Via}
+	w.mirrors.Pools = w.pools
 	return w, nil
+}
+
+func (w *worker) random() uint64 {
+	if w.p.Rand != nil {
+		return w.p.Rand()
+	}
+	return rand.Uint64()
 }
 
 // Kind is what a listening socket's connections are.
@@ -185,7 +196,7 @@ func (w *worker) serveHTTP(in *inbound, e httpEntry) {
 	w.open.Add(1)
 	env := &httpEnv{w: w, in: in, entry: e}
 	c := hcm.Serve(in.s, in.early, hcm.Options{Env: env, D: w.d, Buffers: &w.buffers, Pools: w.pools, Stats: w.http(e.stat),
-		Remote: in.remote, Local: in.local, OriginalDst: in.dst, Port: e.port, StreamIdle: e.idle, Proxy: e.proxy})
+		Remote: in.remote, Local: in.local, OriginalDst: in.dst, Port: e.port, StreamIdle: e.idle, Proxy: e.proxy, Rand: w.p.Rand})
 	if !env.closed {
 		w.conns[c] = true
 	}
@@ -254,4 +265,5 @@ func (w *worker) closeAll() {
 	for c := range w.conns {
 		c.Close()
 	}
+	w.mirrors.Close()
 }

@@ -228,6 +228,12 @@ func (c *Conn) Request() *http.Request {
 	return r
 }
 
+// Last is what Got has of the connection's last request.
+func (c *Conn) Last() string {
+	got := c.u.Got()
+	return got[len(got)-1]
+}
+
 // Serve answers every request with 200 and the name.
 func Serve(name string) func(*Conn) {
 	return func(c *Conn) {

@@ -35,7 +35,7 @@ func BenchmarkMatch(b *testing.B) {
 				authority, path := []byte(bc.authority), []byte("/items/4711?verbose=1")
 				b.ReportAllocs()
 				for b.Loop() {
-					if r := tb.Match(authority, path); r == nil || r.Cluster != bc.want {
+					if r := tb.Match(&Query{Authority: authority, Path: path}); r == nil || r.Cluster != bc.want {
 						b.Fatalf("%+v, want %s", r, bc.want)
 					}
 				}

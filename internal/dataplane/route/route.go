@@ -1,5 +1,8 @@
 // Package route turns Envoy's RouteConfiguration into a table that is matched without allocating. Matching is pure: the
-// same request always gets the same route.
+// same request with the same random value always gets the same route.
+//
+// A Route holds all that the filters and the router do for its requests, compiled: what they change in heads (Mutations),
+// where they lead (weighted clusters are Routes of their own), redirects, faults, CORS, mirrors, hash policies.
 package route
 
 import (
@@ -12,7 +15,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
-	"detour.dev/detour/internal/xds"
+	"detour.dev/detour/internal/dataplane/codec/http1"
 )
 
 // Table is one compiled RouteConfiguration.
@@ -20,14 +23,15 @@ type Table struct {
 	Name       string
 	ignorePort bool
 	exact      map[string]*host // by lower-case domain
-	suffix     []wildcard       // "*.example.com", longest first
-	prefix     []wildcard       // "example.*", longest first
+	suffix     []wildcards      // "*.example.com", longest first
+	prefix     []wildcards      // "example.*", longest first
 	any        *host            // "*"
 }
 
-type wildcard struct {
-	part string
-	host *host
+// wildcards are the wildcard domains whose fixed part has one length.
+type wildcards struct {
+	length int
+	byPart map[string]*host
 }
 
 type host struct {
@@ -35,24 +39,50 @@ type host struct {
 	routes []*Route
 }
 
-// Route is where a request goes.
+// Route is where a request goes. It is immutable.
 type Route struct {
 	Name    string
 	Host    string // name of the virtual host
 	Cluster string
-	// Direct answers without an upstream; nil otherwise.
-	Direct *Direct
+	// Direct answers without an upstream; nil otherwise. Redirect likewise.
+	Direct   *Direct
+	Redirect *Redirect
 	// CatchAll is true on the virtual host "*": nothing declared the host.
 	CatchAll bool
+	// Plain: the request goes to its cluster, or is answered, with nothing before it and nothing changed but Host.
+	Plain bool
 
-	Timeout         time.Duration // 0: none
-	PerTryTimeout   time.Duration // 0: none
+	Timeout     time.Duration // from the request's end to the response's; 0: none
+	MaxDuration time.Duration // max_stream_duration; 0: none
+	// Idle is the route's own idle_timeout, if HasIdle; 0: none.
+	Idle    time.Duration
+	HasIdle bool
+
 	Retry           Retry
 	HostRewrite     string // Host sent upstream; "": as received
 	AutoHostRewrite bool   // Host is the chosen endpoint's name
+	Path            *PathRewrite
+	Request         Mutations
+	Response        Mutations
+	AttemptCount    bool // include_request_attempt_count
+	// MissingCluster is the status where the cluster does not exist (cluster_not_found_response_code).
+	MissingCluster int
 
-	path     string
-	pathKind pathKind
+	CORS    *CORS
+	Fault   *Fault
+	Mirrors []Mirror
+	Hash    []HashPolicy
+
+	match    match
+	weighted []weighted
+	total    uint64 // of the weights
+}
+
+// weighted is one of several clusters of a route: the requests whose random value, modulo the total, is below end and not
+// below the one before.
+type weighted struct {
+	end   uint64
+	route *Route
 }
 
 // Direct is a direct_response.
@@ -61,79 +91,132 @@ type Direct struct {
 	Body   string
 }
 
-type pathKind uint8
+// Query is what a route is chosen by. It may be used for one request after another.
+type Query struct {
+	// Authority is the request's Host, or what stands for it; Path its path and query.
+	Authority, Path []byte
+	// Head has the method and the fields; nil: none.
+	Head *http1.Head
+	// Random decides about fractions and weights: one value for all that is asked about a request, as in Envoy.
+	Random uint64
 
-const (
-	prefixPath pathKind = iota
-	exactPath
-)
+	space []byte // for values of several fields
+}
 
 // Compile makes a Table. A route that can't be served answers 501, alone: refused names each and why. foreign says that
 // the snapshot is not of detour's own compiler, so that nothing marks the routes without retries of their own.
 func Compile(rc *routev3.RouteConfiguration, foreign bool) (t *Table, refused []error) {
 	t = &Table{Name: rc.GetName(), ignorePort: rc.GetIgnorePortInHostMatching(), exact: map[string]*host{}}
+	scope := configScope(rc, foreign)
 	for _, vh := range rc.GetVirtualHosts() {
 		h := &host{name: vh.GetName()}
+		inner := scope.virtualHost(vh)
 		for i, r := range vh.GetRoutes() {
-			c, err := compileRoute(r, foreign)
+			c, err := compileRoute(r, inner)
 			if err != nil {
 				refused = append(refused, fmt.Errorf("virtual_hosts[%s].routes[%d]: %w", vh.GetName(), i, err))
 				c = c.refuse(err)
 			}
-			c.Host = h.name
-			c.CatchAll = slices.Contains(vh.GetDomains(), "*")
+			c.belong(h.name, slices.Contains(vh.GetDomains(), "*"))
 			h.routes = append(h.routes, c)
 		}
 		for _, d := range vh.GetDomains() {
-			t.add(strings.ToLower(d), h)
+			if !t.add(strings.ToLower(d), h) {
+				refused = append(refused, fmt.Errorf("virtual_hosts[%s]: the domain %q has a virtual host already", vh.GetName(), d))
+			}
 		}
 	}
-	longestFirst := func(a, b wildcard) int { return len(b.part) - len(a.part) }
-	slices.SortStableFunc(t.suffix, longestFirst)
-	slices.SortStableFunc(t.prefix, longestFirst)
+	longestFirst := func(a, b wildcards) int { return b.length - a.length }
+	slices.SortFunc(t.suffix, longestFirst)
+	slices.SortFunc(t.prefix, longestFirst)
 	return t, refused
 }
 
 // refuse gives what stands in a refused route's place: it takes the requests that the route would take, as far as its
 // match could be read, so that none of them goes where a later route leads.
 func (r *Route) refuse(err error) *Route {
-	return &Route{Name: r.Name, path: r.path, pathKind: r.pathKind,
+	return &Route{Name: r.Name, match: r.match, Plain: true,
 		Direct: &Direct{Status: 501, Body: "detour: not served: " + err.Error() + "\n"}}
 }
 
-func (t *Table) add(domain string, h *host) {
-	switch {
-	case domain == "*":
-		t.any = h
-	case strings.HasPrefix(domain, "*"):
-		t.suffix = append(t.suffix, wildcard{domain[1:], h})
-	case strings.HasSuffix(domain, "*"):
-		t.prefix = append(t.prefix, wildcard{domain[:len(domain)-1], h})
-	default:
-		t.exact[domain] = h
+func (r *Route) belong(virtualHost string, catchAll bool) {
+	r.Host, r.CatchAll = virtualHost, catchAll
+	for i := range r.weighted {
+		r.weighted[i].route.belong(virtualHost, catchAll)
 	}
 }
 
-// Match finds the route of a request. It gives nil when there is none. Domains are searched as in Envoy
-// (VirtualHost.domains): exact, longest suffix wildcard, longest prefix wildcard, "*".
-func (t *Table) Match(authority, path []byte) *Route {
-	h := t.find(authority)
+// add says whether the domain was free.
+func (t *Table) add(domain string, h *host) bool {
+	switch {
+	case domain == "*":
+		if t.any != nil {
+			return false
+		}
+		t.any = h
+	case strings.HasPrefix(domain, "*"):
+		return addWildcard(&t.suffix, domain[1:], h)
+	case strings.HasSuffix(domain, "*"):
+		return addWildcard(&t.prefix, domain[:len(domain)-1], h)
+	case t.exact[domain] != nil:
+		return false
+	default:
+		t.exact[domain] = h
+	}
+	return true
+}
+
+func addWildcard(list *[]wildcards, part string, h *host) bool {
+	i := slices.IndexFunc(*list, func(w wildcards) bool { return w.length == len(part) })
+	if i < 0 {
+		i = len(*list)
+		*list = append(*list, wildcards{len(part), map[string]*host{}})
+	}
+	if (*list)[i].byPart[part] != nil {
+		return false
+	}
+	(*list)[i].byPart[part] = h
+	return true
+}
+
+// Match finds the route of a request, weighted clusters included. It gives nil when there is none. Domains are searched as
+// in Envoy (VirtualHost.domains): exact, longest suffix wildcard, longest prefix wildcard, "*".
+func (t *Table) Match(q *Query) *Route {
+	h := t.find(q.Authority)
 	if h == nil {
 		return nil
 	}
-	end := len(path)
-	for i, c := range path {
-		if c == '?' || c == '#' {
-			end = i
-			break
-		}
-	}
+	path := WithoutQuery(q.Path)
 	for _, r := range h.routes {
-		if r.matches(path[:end]) {
-			return r
+		if r.match.matches(q, path) {
+			return r.choose(q.Random)
 		}
 	}
 	return nil
+}
+
+// choose gives the route of the cluster that a random value falls on (WeightedCluster).
+func (r *Route) choose(random uint64) *Route {
+	if r.total == 0 {
+		return r
+	}
+	at := random % r.total
+	for i := range r.weighted {
+		if at < r.weighted[i].end {
+			return r.weighted[i].route
+		}
+	}
+	return r // not reached: the last end is the total
+}
+
+// WithoutQuery cuts query and fragment off a path.
+func WithoutQuery(path []byte) []byte {
+	for i, c := range path {
+		if c == '?' || c == '#' {
+			return path[:i]
+		}
+	}
+	return path
 }
 
 // Declared says whether a virtual host other than "*" has the authority.
@@ -152,13 +235,17 @@ func (t *Table) find(authority []byte) *host {
 		return h
 	}
 	for i := range t.suffix {
-		if w := &t.suffix[i]; len(name) > len(w.part) && string(name[len(name)-len(w.part):]) == w.part {
-			return w.host
+		if w := &t.suffix[i]; len(name) > w.length {
+			if h := w.byPart[string(name[len(name)-w.length:])]; h != nil {
+				return h
+			}
 		}
 	}
 	for i := range t.prefix {
-		if w := &t.prefix[i]; len(name) > len(w.part) && string(name[:len(w.part)]) == w.part {
-			return w.host
+		if w := &t.prefix[i]; len(name) > w.length {
+			if h := w.byPart[string(name[:w.length])]; h != nil {
+				return h
+			}
 		}
 	}
 	return t.any
@@ -185,65 +272,6 @@ func withoutPort(name []byte) []byte {
 		}
 	}
 	return name
-}
-
-func (r *Route) matches(path []byte) bool {
-	switch r.pathKind {
-	case exactPath:
-		return string(path) == r.path
-	}
-	if string(path) == "*" { // OPTIONS * has no path and fits every prefix
-		return true
-	}
-	return len(path) >= len(r.path) && string(path[:len(r.path)]) == r.path
-}
-
-// compileRoute gives, beside an error, what of the match could be read.
-func compileRoute(r *routev3.Route, foreign bool) (*Route, error) {
-	out := &Route{Name: r.GetName()}
-	if err := out.compileMatch(r.GetMatch()); err != nil {
-		return out, err
-	}
-	switch a := r.GetAction().(type) {
-	case *routev3.Route_DirectResponse:
-		out.Direct = &Direct{Status: int(a.DirectResponse.GetStatus()), Body: inline(a.DirectResponse.GetBody())}
-		return out, nil
-	case *routev3.Route_Route:
-		return out, out.compileAction(a.Route, r.GetMetadata(), foreign)
-	}
-	return out, fmt.Errorf("action %T is not supported yet", r.GetAction())
-}
-
-func (r *Route) compileMatch(m *routev3.RouteMatch) error {
-	switch p := m.GetPathSpecifier().(type) {
-	case *routev3.RouteMatch_Prefix:
-		r.path = p.Prefix
-	case *routev3.RouteMatch_Path:
-		r.path, r.pathKind = p.Path, exactPath
-	default:
-		return fmt.Errorf("match: path specifier %T is not supported yet", m.GetPathSpecifier())
-	}
-	if len(m.GetHeaders()) > 0 || len(m.GetQueryParameters()) > 0 || m.GetRuntimeFraction() != nil {
-		return fmt.Errorf("match: headers, query_parameters and runtime_fraction are not supported yet")
-	}
-	return nil
-}
-
-func (r *Route) compileAction(a *routev3.RouteAction, meta *corev3.Metadata, foreign bool) error {
-	r.Cluster = a.GetCluster()
-	if r.Cluster == "" {
-		return fmt.Errorf("route: cluster specifier %T is not supported yet", a.GetClusterSpecifier())
-	}
-	r.Timeout = a.GetTimeout().AsDuration()
-	r.HostRewrite = a.GetHostRewriteLiteral()
-	r.AutoHostRewrite = a.GetAutoHostRewrite().GetValue()
-	if a.GetRetryPolicy().GetPerTryTimeout() != nil {
-		r.PerTryTimeout = a.GetRetryPolicy().GetPerTryTimeout().AsDuration()
-	}
-	marked := meta.GetFilterMetadata()[xds.MetadataKey].GetFields()[xds.MetaDefaultRetry].GetBoolValue()
-	var err error
-	r.Retry, err = compileRetry(a.GetRetryPolicy(), marked, foreign)
-	return err
 }
 
 func inline(d *corev3.DataSource) string {

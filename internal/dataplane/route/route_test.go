@@ -12,6 +12,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
+	"detour.dev/detour/internal/dataplane/codec/http1"
 	"detour.dev/detour/internal/xds"
 )
 
@@ -28,6 +29,10 @@ func exact(cluster, path string) *routev3.Route {
 
 func vhost(routes []*routev3.Route, domains ...string) *routev3.VirtualHost {
 	return &routev3.VirtualHost{Name: domains[0], Domains: domains, Routes: routes}
+}
+
+func ask(authority, path string) *Query {
+	return &Query{Authority: []byte(authority), Path: []byte(path)}
 }
 
 func one(r ...*routev3.Route) []*routev3.Route { return r }
@@ -72,7 +77,7 @@ func TestMatch(t *testing.T) {
 		{strings.Repeat("x", 5000), "/", "any"},
 	} {
 		got := ""
-		if r := tb.Match([]byte(c.authority), []byte(c.path)); r != nil {
+		if r := tb.Match(&Query{Authority: []byte(c.authority), Path: []byte(c.path)}); r != nil {
 			got = r.Cluster
 		}
 		if got != c.want {
@@ -96,7 +101,7 @@ func TestPort(t *testing.T) {
 
 func TestMatchAllocatesNothing(t *testing.T) {
 	tb, authority, path := table(t), []byte("a.EU.example.com:80"), []byte("/x?y")
-	if n := testing.AllocsPerRun(100, func() { tb.Match(authority, path) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { tb.Match(&Query{Authority: authority, Path: path}) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
@@ -130,7 +135,7 @@ func TestRetry(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := tb.Match([]byte("x"), []byte("/")).Retry; got.Mode != c.mode || got.NumRetries != c.n {
+		if got := tb.Match(ask("x", "/")).Retry; got.Mode != c.mode || got.NumRetries != c.n {
 			t.Errorf("%s: mode %d, %d retries", c.name, got.Mode, got.NumRetries)
 		}
 	}
@@ -162,39 +167,18 @@ func TestWants(t *testing.T) {
 			t.Errorf("%s wants %b", c.on, r.On)
 		}
 		for _, s := range c.status {
-			if !r.WantsStatus(s) {
+			if !r.WantsAnswer(&http1.Head{Status: s}) {
 				t.Errorf("%s: not %d", c.on, s)
 			}
 		}
 		for _, s := range c.not {
-			if r.WantsStatus(s) {
+			if r.WantsAnswer(&http1.Head{Status: s}) {
 				t.Errorf("%s: %d", c.on, s)
 			}
 		}
 	}
 	if _, err := compileRetry(&routev3.RetryPolicy{RetryOn: "5xx,sometimes"}, false, false); err == nil || !strings.Contains(err.Error(), `"sometimes"`) {
 		t.Errorf("an unknown word: %v", err)
-	}
-}
-
-func TestRefuses(t *testing.T) {
-	regex := to("c", "/")
-	regex.Match.PathSpecifier = &routev3.RouteMatch_SafeRegex{}
-	header := to("c", "/")
-	header.Match.Headers = []*routev3.HeaderMatcher{{Name: "x"}}
-	redirect := to("c", "/")
-	redirect.Action = &routev3.Route_Redirect{}
-	for name, r := range map[string]*routev3.Route{"regex": regex, "header": header, "redirect": redirect, "no cluster": to("", "/")} {
-		tb, refused := Compile(&routev3.RouteConfiguration{VirtualHosts: []*routev3.VirtualHost{vhost(one(r, to("later", "/")), "x"), vhost(one(to("y", "/")), "y")}}, false)
-		if len(refused) != 1 || !strings.Contains(refused[0].Error(), "not supported yet") || !strings.Contains(refused[0].Error(), "virtual_hosts[x].routes[0]") {
-			t.Errorf("%s: %v", name, refused)
-		}
-		if got := tb.Match([]byte("x"), []byte("/")); got == nil || got.Direct == nil || got.Direct.Status != 501 {
-			t.Errorf("%s: %+v, want 501, not the next route", name, got)
-		}
-		if got := tb.Match([]byte("y"), []byte("/")); got == nil || got.Cluster != "y" {
-			t.Errorf("%s: another host: %+v", name, got)
-		}
 	}
 }
 
@@ -205,13 +189,13 @@ func FuzzRoute(f *testing.F) {
 	}
 	tb := table(f)
 	f.Fuzz(func(t *testing.T, authority, path string) {
-		r := tb.Match([]byte(authority), []byte(path))
-		if again := tb.Match([]byte(strings.Map(func(c rune) rune {
+		r := tb.Match(ask(authority, path))
+		if again := tb.Match(ask(strings.Map(func(c rune) rune {
 			if c >= 'a' && c <= 'z' {
 				return c - 32
 			}
 			return c
-		}, authority)), []byte(path+"?x")); strings.ToValidUTF8(authority, "") == authority && r != again {
+		}, authority), path+"?x")); strings.ToValidUTF8(authority, "") == authority && r != again {
 			t.Errorf("%q %q: %v and %v", authority, path, r, again)
 		}
 		Port([]byte(authority), 1)

@@ -75,7 +75,7 @@ func (r *Router) protocolError(err error) {
 
 // finalHead judges the answer and begins to hand it on, or sends the request elsewhere.
 func (r *Router) finalHead() {
-	if r.resp.Status >= 500 && r.retryStatus() {
+	if (r.resp.Status >= 500 || r.route.Retry.BelowError) && r.retryStatus() {
 		return
 	}
 	r.startResponse()
@@ -98,6 +98,7 @@ func (r *Router) startResponse() {
 		r.res.Done(lb.Outcome{Now: now, Kind: lb.Response, Status: r.resp.Status})
 	}
 	win := &r.conn.In
+	r.edit = r.s.EditResponse(&r.resp)
 	rw := r.responseRewrite()
 	framing, _ := rw.Downstream(&r.resp)
 	r.dechunk = r.resp.Framing == http1.Chunked && framing != http1.Chunked
@@ -111,7 +112,7 @@ func (r *Router) startResponse() {
 		r.tunnel()
 		return
 	}
-	if r.resp.Clean && rw.Minor == 1 && !rw.Close {
+	if r.resp.Clean && rw.Minor == 1 && !rw.Close && r.edit == nil {
 		win.Sent = win.Base
 		r.s.Responded(len(r.resp.Raw))
 	} else {
@@ -124,7 +125,11 @@ func (r *Router) startResponse() {
 }
 
 func (r *Router) responseRewrite() http1.ResponseRewrite {
-	return http1.ResponseRewrite{Minor: r.s.Request().Minor, Close: r.s.Closing()}
+	rw := http1.ResponseRewrite{Minor: r.s.Request().Minor, Close: r.s.Closing()}
+	if r.edit != nil {
+		rw.Drop, rw.Add = r.edit.Drop, r.edit.Add
+	}
+	return rw
 }
 
 // forward checks what arrived of the body and sends it on.
@@ -315,7 +320,8 @@ func (r *Router) clientGone() {
 // tunnel hands both connections over after 101.
 func (r *Router) tunnel() {
 	c, res := r.conn, r.res
-	rw := http1.ResponseRewrite{Minor: 1}
+	rw := r.responseRewrite()
+	rw.Close = false
 	head := http1.AppendResponse(bytes.Clone(r.out[r.outSent:]), &r.resp, rw)
 	r.s.Responded(len(head))
 	r.timer.Stop()

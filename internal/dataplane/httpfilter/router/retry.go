@@ -3,7 +3,6 @@ package router
 import (
 	"errors"
 	"math/rand/v2"
-	"time"
 
 	"detour.dev/detour/internal/dataplane/codec/http1"
 	"detour.dev/detour/internal/dataplane/lb"
@@ -29,6 +28,7 @@ const (
 type situation struct {
 	policy     *route.Retry
 	compat     bool // as an Envoy would
+	concerned  bool // the policy is for requests like this (retriable_request_headers)
 	responded  bool // the final head has gone to the client
 	replayable bool // the request is still here, as far as it had come
 	idempotent bool
@@ -46,7 +46,7 @@ func decide(s situation) decision {
 	case s.err.Unsent && !s.exhausted && !s.compat:
 		return elsewhere
 	case p.Mode == route.RetryExplicit || s.compat:
-		return explicit(p, p.Wants(reason(s.err)), s.resends)
+		return explicit(p, s.concerned && p.Wants(reason(s.err)), s.resends)
 	case s.idempotent && s.err.Kind == lb.Reset && s.resends < maxResends:
 		return again
 	}
@@ -67,6 +67,7 @@ func explicit(p *route.Retry, wanted bool, resends int) decision {
 // answer is what a decision about a response with an unwelcome status depends on, beside the situation.
 type answer struct {
 	status     int
+	head       *http1.Head
 	complete   bool // the whole request has arrived
 	safe       bool // GET, HEAD, OPTIONS
 	outlier    bool // the cluster has outlier detection
@@ -80,7 +81,7 @@ func decideAnswer(s situation, a answer) decision {
 	case p.Mode == route.RetryNone || !s.replayable || !a.complete:
 		return giveUp
 	case p.Mode == route.RetryExplicit || s.compat:
-		return explicit(p, p.WantsStatus(a.status), s.resends)
+		return explicit(p, s.concerned && p.WantsAnswer(a.head), s.resends)
 	case !a.outlier || !a.safe || a.retryAfter || s.resends >= maxResends:
 		return giveUp
 	case a.status == 502 || a.status == 503 || a.status == 504:
@@ -90,7 +91,7 @@ func decideAnswer(s situation, a answer) decision {
 }
 
 func (r *Router) situation(err *proxyerr.Error) situation {
-	return situation{policy: &r.route.Retry, compat: r.p.Compat, responded: r.phase == responding,
+	return situation{policy: &r.route.Retry, compat: r.p.Compat, concerned: r.route.Retry.Concerns(r.s.Request()), responded: r.phase == responding,
 		replayable: r.s.Body().Replayable(), idempotent: r.s.Request().Idempotent(), resends: r.resends, err: err}
 }
 
@@ -173,14 +174,21 @@ func (r *Router) after(d decision, err *proxyerr.Error) {
 	}
 }
 
-// backOff waits as Envoy does: a random time below base × (2^n − 1), at most the maximum interval.
+// backOff waits as Envoy does: a random time below base × 2^(n − 1) and the maximum interval, or, where the endpoint asked
+// for one, from that time to half as much again.
 func (r *Router) backOff(err *proxyerr.Error) {
 	base, limit := r.route.Retry.BaseInterval, r.route.Retry.MaxInterval
-	ceiling := min(base<<min(r.resends, 16)-base, limit)
 	r.phase = backingOff
 	r.retryAfter = err
+	if wait := r.wait; wait > 0 {
+		r.wait = 0
+		r.cluster.Stats().UpstreamRqRetryBackoffRate.Inc()
+		r.timer.Schedule(wait + rand.N(wait/2+1))
+		return
+	}
+	ceiling := min(base<<min(max(r.resends-1, 0), 16), limit)
 	r.cluster.Stats().UpstreamRqRetryBackoffExp.Inc()
-	r.timer.Schedule(time.Duration(rand.Int64N(int64(max(ceiling, 1)))))
+	r.timer.Schedule(rand.N(max(ceiling, 1)))
 }
 
 // retryStatus sends the request elsewhere when its policy does not want the answer that just came. The next endpoint is
@@ -191,6 +199,9 @@ func (r *Router) retryStatus() bool {
 		return r.spend(d) == again
 	}
 	own := r.route.Retry.Mode == route.RetryExplicit
+	if own {
+		r.wait, _ = r.route.Retry.ResetAfter(&r.resp, r.now())
+	}
 	r.resending = own // its own policy may want the same endpoint once more
 	res, err := r.choose()
 	if err != nil {
@@ -222,7 +233,7 @@ func (r *Router) retryStatus() bool {
 }
 
 func (r *Router) answer() answer {
-	a := answer{status: r.resp.Status, complete: r.s.Complete(), outlier: r.cluster.Config().HasOutlierDetection}
+	a := answer{status: r.resp.Status, head: &r.resp, complete: r.s.Complete(), outlier: r.cluster.Config().HasOutlierDetection}
 	switch r.s.Request().MethodID {
 	case http1.GET, http1.HEAD, http1.OPTIONS:
 		a.safe = true

@@ -16,7 +16,7 @@ import (
 
 // explicit is a route's own policy.
 func explicit(on string, retries uint32, codes ...uint32) *routev3.RetryPolicy {
-	return &routev3.RetryPolicy{RetryOn: on, NumRetries: wrapperspb.UInt32(retries), RetriableStatusCodes: codes,
+	return &routev3.RetryPolicy{RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{Name: "envoy.retry_host_predicates.previous_hosts"}}, RetryOn: on, NumRetries: wrapperspb.UInt32(retries), RetriableStatusCodes: codes,
 		RetryBackOff: &routev3.RetryPolicy_RetryBackOff{BaseInterval: durationpb.New(time.Millisecond)}}
 }
 

@@ -8,6 +8,7 @@ package router
 
 import (
 	"errors"
+	"strconv"
 	"time"
 
 	"detour.dev/detour/internal/dataplane/buffer"
@@ -53,6 +54,10 @@ type Stream interface {
 	// Tunnel hands the upstream connection over: from now on it is bytes both ways.
 	// head goes to the client first; c.In holds what the endpoint has sent behind it. done is called at the end.
 	Tunnel(c *upstream.Conn, head []byte, done func())
+	// Rewrite says what the route changes in the request's head; asked only where the route is not plain.
+	Rewrite() http1.RequestRewrite
+	// EditResponse says what the filters and the route change in the response's final head, nil for nothing.
+	EditResponse(h *http1.Head) *route.Edit
 	Info() *sf.Info
 }
 
@@ -72,10 +77,15 @@ type Router struct {
 	phase  phase
 	sni    string
 	begun  time.Time
-	sentAt time.Time // when the last byte of the request so far was written
+	sentAt time.Time   // when the last byte of the request so far was written
+	edit   *route.Edit // of the response's head; nil: none
 
 	attached   time.Time       // when the attempt got its connection
+	perTry     time.Time       // when its per_try_timeout began: with a connection, and the whole request here
 	retryAfter *proxyerr.Error // while backing off: the failure before
+	wait       time.Duration   // before the next attempt, as the endpoint asked; 0: as the policy says
+	had        lb.Priorities   // the priorities that had the request
+	attempts   int             // how often it went to one
 
 	places // of this attempt
 
@@ -136,12 +146,30 @@ func (r *Router) Start(s Stream, p *upstream.Pools, rt *route.Route, c *cluster.
 		host, _ := http1.SplitAuthority(s.Request().Authority)
 		r.sni = string(host)
 	}
-	if rt.Timeout > 0 {
-		r.limit.Schedule(rt.Timeout)
-	}
+	r.edit, r.wait, r.had, r.attempts = nil, 0, lb.Priorities{}, 0
+	r.limited()
 	s.Body().Keep = true
 	r.race.Begin(p, c, &r.pick, r.sni, true, rt.Retry.Mode != route.RetryNone, r)
 	r.next(nil)
+}
+
+// limited starts the route's timeout once the whole request is here (RouteAction.timeout).
+func (r *Router) limited() {
+	if r.route.Timeout > 0 && r.s.Complete() && !r.limit.Armed() {
+		r.limit.Schedule(r.route.Timeout)
+	}
+}
+
+// requestComplete starts the clocks that run from the request's end.
+func (r *Router) requestComplete() {
+	r.limited()
+	if r.conn == nil || r.phase == responding || !r.perTry.IsZero() {
+		return
+	}
+	r.perTry = r.now()
+	if t := r.tryTimeout(); t > 0 {
+		r.timer.Schedule(min(t, firstLook))
+	}
 }
 
 // next makes attempts until one is under way. last is the failure of the one before; the client gets it when nothing is
@@ -190,6 +218,12 @@ func (r *Router) notPicked(err error) {
 // choose picks an endpoint. A request that may be sent again goes to one that had it before when there is no other.
 func (r *Router) choose() (lb.Result, error) {
 	r.pick.Now = r.now()
+	if every := r.route.Retry.PriorityUpdate; every > 0 && r.attempts > 0 && r.attempts%every == 0 {
+		r.pick.Exclude = r.had
+	}
+	if r.resending && r.route.Retry.Mode == route.RetryExplicit && !r.route.Retry.OtherHosts {
+		r.pick.Tried = r.tried[:0] // its policy does not mind the same endpoint
+	}
 	res, err := r.cluster.Pick(&r.pick)
 	if r.resending && errors.Is(err, lb.ErrAllTried) {
 		r.pick.Tried = r.tried[:0]
@@ -214,14 +248,16 @@ func (r *Router) use(res lb.Result) *proxyerr.Error {
 // Trying implements upstream.Racer.
 func (r *Router) Trying(e *lb.Endpoint) {
 	r.s.Info().Attempts++
+	r.attempts++
 	r.cluster.Stats().UpstreamRqTotal.Inc()
 	r.to(e)
 }
 
 // to records where the request is going.
 func (r *Router) to(e *lb.Endpoint) {
+	r.had.Add(e.Priority)
 	info := r.s.Info()
-	info.UpstreamHost, info.UpstreamHostname, info.Priority = e.Address, e.Hostname, e.Priority
+	info.UpstreamHost, info.UpstreamHostname, info.Priority = e.Target(), e.Hostname, e.Priority
 }
 
 // Won implements upstream.Racer.
@@ -298,16 +334,25 @@ func (r *Router) attach(c *upstream.Conn, res lb.Result) {
 
 // rewrite says what changes in the head for the chosen endpoint.
 func (r *Router) rewrite() (rw http1.RequestRewrite, any bool) {
+	if !r.route.Plain {
+		rw, any = r.s.Rewrite(), true
+		if r.route.AttemptCount {
+			rw.Drop = append(rw.Drop[:len(rw.Drop):len(rw.Drop)], attemptCount)
+			rw.Add = append(rw.Add[:len(rw.Add):len(rw.Add)], http1.Pair{Name: []byte(attemptCount), Value: strconv.AppendInt(nil, int64(r.s.Info().Attempts), 10)})
+		}
+	}
 	switch {
-	case r.route.HostRewrite != "":
-		rw.Authority, any = []byte(r.route.HostRewrite), true
 	case r.route.AutoHostRewrite && r.res.Endpoint.Hostname != "":
 		rw.Authority, any = []byte(r.res.Endpoint.Hostname), true
+	case r.route.HostRewrite != "":
+		rw.Authority, any = []byte(r.route.HostRewrite), true
 	case r.s.Request().Authority == nil:
 		rw.Authority, any = r.s.Authority(), true
 	}
 	return rw, any
 }
+
+const attemptCount = "x-envoy-attempt-count"
 
 // OnEvent hears of the upstream connection.
 func (r *Router) OnEvent(readable, writable bool) {
@@ -321,6 +366,9 @@ func (r *Router) OnEvent(readable, writable bool) {
 
 // OnRequestData says that more of the request is in the window, or that it is complete.
 func (r *Router) OnRequestData() {
+	if r.s.Complete() {
+		r.requestComplete()
+	}
 	if r.conn != nil && r.phase != idle {
 		r.pump()
 	}

@@ -25,12 +25,25 @@ const (
 // watch arms the timer for an attempt that has a connection.
 func (r *Router) watch() {
 	r.sentAt = r.now()
-	r.attached = r.sentAt
-	if t := r.route.PerTryTimeout; t > 0 && (r.p.Compat || t < firstLook) {
+	r.attached, r.perTry = r.sentAt, time.Time{}
+	if r.s.Complete() {
+		r.perTry = r.attached
+	}
+	if t := r.tryTimeout(); t > 0 && (r.p.Compat || t < firstLook) {
 		r.timer.Schedule(t)
 		return
 	}
 	r.timer.Schedule(firstLook)
+}
+
+// tryTimeout is how long the attempt may go without an answer, once the request is here: until then nothing comes back, so
+// that per_try_idle_timeout and per_try_timeout are the same.
+func (r *Router) tryTimeout() time.Duration {
+	t, idle := r.route.Retry.PerTryTimeout, r.route.Retry.PerTryIdle
+	if t == 0 || idle > 0 && idle < t {
+		return idle
+	}
+	return t
 }
 
 func (r *Router) onTimer() {
@@ -49,12 +62,15 @@ func (r *Router) onTimer() {
 // look asks whether the request is getting anywhere.
 func (r *Router) look() {
 	now := r.now()
-	if t := r.route.PerTryTimeout; t > 0 && now.Sub(r.attached) >= t {
+	if t := r.tryTimeout(); t > 0 && !r.perTry.IsZero() && now.Sub(r.perTry) >= t {
 		r.cluster.Stats().UpstreamRqPerTryTime.Inc()
 		r.failed(timeoutError())
 		return
 	}
 	if r.p.Compat {
+		if t := r.tryTimeout(); t > 0 && !r.perTry.IsZero() {
+			r.timer.Schedule(max(t-now.Sub(r.perTry), time.Millisecond))
+		}
 		return
 	}
 	c := r.conn
@@ -67,8 +83,8 @@ func (r *Router) look() {
 	if well && silent < anxious {
 		next = lookAgain
 	}
-	if t := r.route.PerTryTimeout; t > 0 {
-		next = min(next, t-now.Sub(r.attached))
+	if t := r.tryTimeout(); t > 0 && !r.perTry.IsZero() {
+		next = min(next, t-now.Sub(r.perTry))
 	}
 	r.timer.Schedule(max(next, time.Millisecond))
 }

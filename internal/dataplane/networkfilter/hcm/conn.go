@@ -46,6 +46,8 @@ type Decision struct {
 	// destinations, with Port.
 	Lookup string
 	Port   uint16
+	// Random is what the route was chosen by.
+	Random uint64
 }
 
 // Env is what connections need of their worker.
@@ -56,6 +58,8 @@ type Env interface {
 	Lookup(name string, port uint16, fn func([]netip.AddrPort))
 	// Connect takes a connection over after a CONNECT request was accepted. early is what the client sent behind it.
 	Connect(c *Conn, s event.Stream, authority string, early []byte) *proxyerr.Error
+	// Mirror sends a copy of a request, which it keeps, where the route leads.
+	Mirror(rt *route.Route, raw []byte)
 	// Log is told of each request that ended. info is reused afterwards; h is its head, empty if there was none.
 	Log(info *streaminfo.Info, h *http1.Head)
 	// Closed is told that the connection is gone.
@@ -79,6 +83,8 @@ type Options struct {
 	StreamIdle time.Duration
 	// Proxy says that absolute-form requests and CONNECT are expected: the forward proxy.
 	Proxy bool
+	// Rand gives uniformly distributed values; nil: the runtime's own generator.
+	Rand func() uint64
 }
 
 // Conn is one client connection.
@@ -108,9 +114,11 @@ type Conn struct {
 	lingered  int
 	relay     *relay.Relay
 	began     time.Time
-	sent      uint64 // bytes of the response, its head included
-	headSize  int    // of the response
-	owed      []byte // of an answer of our own that the client has not taken yet
+	sent      uint64       // bytes of the response, its head included
+	headSize  int          // of the response
+	owed      []byte       // of an answer of our own that the client has not taken yet
+	rt        *route.Route // of the request; nil: none
+	filters   *filters     // nil until a request needs them
 }
 
 type state uint8
@@ -252,7 +260,7 @@ func (c *Conn) start(n int) {
 	}
 	d := c.Env.Decide(c, &c.req)
 	switch {
-	case d.Err != nil:
+	case d.Err != nil && (d.Route == nil || d.Route.Plain):
 		c.Fail(d.Err)
 	case d.Lookup != "":
 		c.resolve(d)
@@ -280,11 +288,7 @@ func (c *Conn) begin() {
 	i.DownstreamRemote, i.DownstreamLocal, i.OriginalDst = c.Remote, c.Local, c.OriginalDst
 	c.moved = false
 	c.lookup++ // one that is still under way belongs to a request that has ended
-	if wait := c.patience(); wait > 0 {
-		c.timer.Schedule(wait)
-	} else {
-		c.timer.Stop()
-	}
+	c.rearm()
 	if !h.KeepAlive || c.Env.Draining() {
 		c.closing = true
 	}
@@ -293,6 +297,17 @@ func (c *Conn) begin() {
 func (c *Conn) route(d Decision) {
 	i := &c.info
 	i.Route, i.Cluster = d.Route.Name, d.Route.Cluster
+	c.rt = d.Route
+	if !d.Route.Plain {
+		c.filter(d)
+		return
+	}
+	c.toRouter(d)
+}
+
+// toRouter answers directly, or lets the router serve the request.
+func (c *Conn) toRouter(d Decision) {
+	i := &c.info
 	if dr := d.Route.Direct; dr != nil {
 		i.CodeDetails = "direct_response"
 		c.Stats.RqDirectResponse.Inc()
@@ -393,9 +408,13 @@ func (c *Conn) take() bool {
 	if c.complete {
 		return true
 	}
+	from := c.in.Valid
 	if err := c.check(); err != nil {
 		c.broken(err)
 		return false
+	}
+	if c.copying() {
+		c.filters.mirrors.add(c.in.B[from:c.in.Valid])
 	}
 	if c.routing {
 		c.router.OnRequestData()
@@ -407,7 +426,7 @@ func (c *Conn) take() bool {
 // anyway. It returns what Read would, or ErrNoSplice where the bytes have to be read.
 func (c *Conn) splice() (int, error) {
 	left := c.body.Remaining()
-	if left < router.SpliceFrom || c.sock == nil || !c.routing || c.in.Fill > c.in.Valid || c.in.Keep && c.in.Fill < len(c.in.B) ||
+	if left < router.SpliceFrom || c.sock == nil || !c.routing || c.copying() || c.in.Fill > c.in.Valid || c.in.Keep && c.in.Fill < len(c.in.B) ||
 		!c.router.TakesSpliced() {
 		return 0, event.ErrNoSplice
 	}
@@ -502,7 +521,7 @@ func (c *Conn) onTimer() {
 			c.routing = false
 			c.router.Cancel()
 		}
-		c.Fail(&proxyerr.Error{Flags: streaminfo.StreamIdleTimeout})
+		c.Fail(&proxyerr.Error{Flags: streaminfo.StreamIdleTimeout, Reply: &proxyerr.Reply{Status: c.late(), Body: "stream timeout"}})
 	default:
 		c.close(false)
 	}
@@ -510,11 +529,33 @@ func (c *Conn) onTimer() {
 
 // patience is how long nothing may move on a request.
 func (c *Conn) patience() time.Duration {
-	if c.eof {
+	switch {
+	case c.eof:
 		return halfClosed
+	case c.rt != nil && c.rt.HasIdle:
+		return c.rt.Idle
 	}
 	return c.StreamIdle
 }
+
+func (c *Conn) rearm() {
+	if wait := c.patience(); wait > 0 {
+		c.timer.Schedule(wait)
+	} else {
+		c.timer.Stop()
+	}
+}
+
+// late is the status for a request that took too long: 408 where it never came to its end, as in Envoy.
+func (c *Conn) late() int {
+	if c.complete {
+		return 504
+	}
+	return 408
+}
+
+// copying says that the request's body is being copied for mirrors.
+func (c *Conn) copying() bool { return c.filters != nil && c.filters.mirrors.pending() }
 
 var errHeadTimeout = &http1.Error{Status: 408, Reason: "request head took too long"}
 

@@ -8,6 +8,7 @@ import (
 	"detour.dev/detour/internal/dataplane/event"
 	"detour.dev/detour/internal/dataplane/proxyerr"
 	"detour.dev/detour/internal/dataplane/relay"
+	"detour.dev/detour/internal/dataplane/route"
 	"detour.dev/detour/internal/dataplane/streaminfo"
 	"detour.dev/detour/internal/dataplane/upstream"
 )
@@ -85,6 +86,7 @@ func (c *Conn) Finish(reusable bool) {
 func (c *Conn) nextRequest() {
 	c.in.Next()
 	c.req.Reset()
+	c.rt = nil
 	c.state = reading
 	if c.in.Fill > c.in.Base {
 		c.timer.Schedule(headTimeout)
@@ -103,6 +105,9 @@ func (c *Conn) endRequest() {
 		return
 	}
 	c.open = false
+	if c.filters != nil {
+		c.filters.stop()
+	}
 	c.spliced.Drop(c.D)
 	i := &c.info
 	i.Duration = c.D.Now().Sub(i.Start)
@@ -141,19 +146,27 @@ func (c *Conn) Fail(err *proxyerr.Error) {
 
 // reply answers by ourselves. Where the request has not been read to its end, the connection closes after the answer.
 func (c *Conn) reply(err *proxyerr.Error) {
-	r := err.Response()
-	c.info.Code = r.Status
 	if c.info.CodeDetails == "" {
 		c.info.CodeDetails = details(err)
 	}
+	c.answer(err.Response(), nil)
+}
+
+// answer sends a response of our own, changed by an edit, or by what its route and its filters say where that is nil.
+func (c *Conn) answer(r proxyerr.Reply, e *route.Edit) {
+	c.info.Code = r.Status
 	if !c.complete {
 		c.closing = true
 	}
 	c.answered = true
 	c.closing = c.closing || c.req.Minor == 0
-	c.owed = http1.AppendLocalReply(nil, r.Status, r.Body, c.closing, c.req.MethodID == http1.HEAD)
+	head := c.req.MethodID == http1.HEAD
+	c.owed = http1.AppendLocalReply(nil, r.Status, r.Body, c.closing, head)
+	if e != nil || c.rt != nil && !c.rt.Plain {
+		c.edit(e)
+	}
 	c.headSize = len(c.owed) - len(r.Body)
-	if c.req.MethodID == http1.HEAD {
+	if head {
 		c.headSize = len(c.owed)
 	}
 	complete := c.complete
@@ -172,6 +185,20 @@ func (c *Conn) reply(err *proxyerr.Error) {
 		c.state = serving
 		c.nextRequest()
 	}
+}
+
+// edit changes the answer that is owed.
+func (c *Conn) edit(e *route.Edit) {
+	var h http1.Head
+	n, err := http1.ParseResponse(c.owed, c.req.Asked(), &h)
+	if err != nil || n == 0 {
+		return
+	}
+	if e == nil {
+		e = c.filters.local(&h)
+	}
+	rw := http1.ResponseRewrite{Minor: 1, Close: c.closing, Drop: e.Drop, Add: e.Add}
+	c.owed = append(http1.AppendResponse(nil, &h, rw), c.owed[n:]...)
 }
 
 func details(err *proxyerr.Error) string {

@@ -1,0 +1,66 @@
+package hcm
+
+import (
+	"detour.dev/detour/internal/dataplane/codec/http1"
+	"detour.dev/detour/internal/dataplane/route"
+)
+
+// maxMirrored bounds the body of a request that is copied; a longer one is not.
+const maxMirrored = 1 << 20
+
+// mirrors are the copies of one request that go out once it has arrived (request_mirror_policies).
+type mirrors struct {
+	f     *filters
+	to    []*route.Mirror
+	heads [][]byte
+	body  []byte
+}
+
+// begin notes who gets a copy, and what has come of the body.
+func (m *mirrors) begin(f *filters) {
+	c, rt := f.c, f.decision.Route
+	m.f = f
+	for i := range rt.Mirrors {
+		one := &rt.Mirrors[i]
+		if !one.Takes(f.query.Random) {
+			continue
+		}
+		host := f.query.Authority
+		if rt.HostRewrite != "" {
+			host = []byte(rt.HostRewrite)
+		}
+		rw := f.rewrite
+		f.host = one.Authority(f.host[:0], host)
+		rw.Authority = f.host
+		rw.Drop = append(rw.Drop[:len(rw.Drop):len(rw.Drop)], "expect")
+		rw.NoUpgrade = true
+		m.to = append(m.to, one)
+		m.heads = append(m.heads, http1.AppendRequest(nil, &c.req, rw))
+	}
+	m.add(c.in.B[c.in.Head:c.in.Valid])
+}
+
+// add takes more of the body, and sends the copies once it is whole.
+func (m *mirrors) add(b []byte) {
+	if len(m.to) == 0 {
+		return
+	}
+	c := m.f.c
+	if len(m.body)+len(b) > maxMirrored {
+		m.drop()
+		return
+	}
+	if !c.complete {
+		m.body = append(m.body, b...)
+		return
+	}
+	for i, to := range m.to {
+		c.Env.Mirror(to.Route, append(append(m.heads[i], m.body...), b...))
+	}
+	m.drop()
+}
+
+func (m *mirrors) drop() { m.to, m.heads, m.body = m.to[:0], m.heads[:0], nil }
+
+// pending says that the request's body is still being copied.
+func (m *mirrors) pending() bool { return len(m.to) > 0 }
