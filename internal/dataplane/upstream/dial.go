@@ -58,8 +58,10 @@ type Dial struct {
 	reached  bool // the SYN was answered, by the forward proxy where there is one
 	answered bool // the endpoint has: to the SYN, or by the forward proxy's word
 	slow     bool
+	unheard  bool // the ClientHello was left unanswered
 	ended    bool
 	probe    bool
+	plain    bool // a probe that ends with the answer to the SYN
 	keep     bool // a connection that nobody waits for any more serves the next request
 	counted  bool // it holds a place among the cluster's connections
 }
@@ -80,11 +82,9 @@ func (p *Pools) Dial(c *cluster.Cluster, res lb.Result, name string, keep bool, 
 		return nil, NoRoom
 	}
 	d.counted = true
-	d.timer.Init(p.D, d.onTimer)
+	d.begin()
 	st.UpstreamCxTotal.Inc()
 	h.Stats.CxTotal.Inc()
-	hp := p.host(h)
-	hp.dials++
 	c.Hedge().Count(d.began)
 	sock, err := p.connect(h, d)
 	if err != nil {
@@ -93,6 +93,17 @@ func (p *Pools) Dial(c *cluster.Cluster, res lb.Result, name string, keep bool, 
 	d.sock = sock
 	d.timer.Schedule(min(HedgeDelay(h), d.cluster.Config().ConnectTimeout))
 	return d, nil
+}
+
+// begin enters the attempt in the books; end takes it out.
+func (d *Dial) begin() {
+	p := d.p
+	d.timer.Init(p.D, d.onTimer)
+	p.host(d.Host()).dials++
+	if p.dialing == nil {
+		p.dialing = map[*Dial]struct{}{}
+	}
+	p.dialing[d] = struct{}{}
 }
 
 func (p *Pools) connect(h *lb.Host, d *Dial) (*event.Socket, error) {
@@ -130,6 +141,7 @@ func (d *Dial) cancel() {
 
 func (d *Dial) end() {
 	d.ended = true
+	delete(d.p.dialing, d)
 	d.timer.Stop()
 	if d.tls != nil {
 		d.tls.Cancel()
@@ -182,6 +194,7 @@ func (d *Dial) timeoutError() *proxyerr.Error {
 	err := &proxyerr.Error{Flags: sf.UpstreamConnectionFailure, Kind: lb.ConnectTimeout, Unsent: true, Detail: proxyerr.ConnectionTimeout,
 		Cause: errors.New("no answer to the connection attempt")}
 	if d.tls != nil {
+		d.unheard = true
 		err.Kind, err.Cause = lb.TLSFailed, errors.New("no answer to the ClientHello")
 	}
 	switch {
@@ -216,7 +229,7 @@ func (d *Dial) fail(err *proxyerr.Error) *proxyerr.Error {
 		st.UpstreamCxConnectTimeout.Inc()
 	}
 	d.res.Done(lb.Outcome{Now: d.p.D.Now(), Kind: err.Kind, Err: err.Cause})
-	d.p.judged(d.cluster, d.res.Endpoint, err.Kind)
+	d.judged(err.Kind)
 	if err.Kind != lb.OurFault {
 		d.p.Clusters.Refresh(h)
 	}
@@ -263,7 +276,9 @@ func (d *Dial) OnEvent(readable, writable bool) {
 func (d *Dial) onAnswered() {
 	d.answered = true
 	h := d.Host()
-	h.SetSuspect(false)
+	if d.plain || d.cluster.Config().TransportSocket == nil { // else the ClientHello has to be answered too
+		h.SetSuspect(false)
+	}
 	took := d.p.D.Now().Sub(d.began)
 	h.ObserveConnect(took)
 	d.cluster.Stats().UpstreamCxConnectMs.Record(took)
@@ -272,7 +287,7 @@ func (d *Dial) onAnswered() {
 // secure opens TLS where the cluster asks for it.
 func (d *Dial) secure() {
 	cfg := d.cluster.Config()
-	if cfg.TransportSocket == nil || d.probe {
+	if cfg.TransportSocket == nil || d.plain {
 		d.established(d.sock)
 		return
 	}
@@ -360,9 +375,11 @@ func (p *Pools) Probe(c *cluster.Cluster, ep *lb.Endpoint) {
 		return
 	}
 	hp.probing, hp.lastProbe = true, now
-	d := &Dial{p: p, cluster: c, res: c.Attempt(ep), began: now, probe: true, keep: c.Config().TransportSocket == nil}
-	d.timer.Init(p.D, d.onTimer)
-	hp.dials++
+	// One that left a ClientHello unanswered has to answer one before requests come back to it.
+	plain := c.Config().TransportSocket == nil || !hp.deaf
+	d := &Dial{p: p, cluster: c, res: c.Attempt(ep), name: hp.deafTo, began: now, probe: true, plain: plain,
+		keep: !plain || c.Config().TransportSocket == nil}
+	d.begin()
 	sock, err := p.connect(ep.Host, d)
 	if err != nil {
 		d.fail(d.connectError(err, true))
@@ -374,13 +391,23 @@ func (p *Pools) Probe(c *cluster.Cluster, ep *lb.Endpoint) {
 
 // judged keeps the mark of suspicion right after a failed attempt: an endpoint that refused has answered; one that stays
 // silent and is not ejected is asked again now and then, since requests pass it over while another serves.
-func (p *Pools) judged(c *cluster.Cluster, ep *lb.Endpoint, kind lb.OutcomeKind) {
-	if kind != lb.ConnectTimeout || p.Compat {
+func (d *Dial) judged(kind lb.OutcomeKind) {
+	p, c, ep := d.p, d.cluster, d.res.Endpoint
+	deaf := kind == lb.TLSFailed && d.unheard
+	if kind != lb.ConnectTimeout && !deaf || p.Compat {
 		ep.SetSuspect(false)
 		return
 	}
+	p.silent(c, ep, deaf, d.name)
+}
+
+// silent sees to it that an endpoint is asked again that did not answer, or, if it is deaf, did not answer the ClientHello
+// for that name.
+func (p *Pools) silent(c *cluster.Cluster, ep *lb.Endpoint, deaf bool, name string) {
 	hp := p.host(ep.Host)
-	hp.deadAt = p.D.Now()
+	if hp.deaf, hp.deafTo = deaf, name; !deaf {
+		hp.deadAt = p.D.Now()
+	}
 	// At an original destination there is nobody else to ask, and nobody to ask for.
 	if ep.Ejected() || c.Config().Type == cluster.OriginalDst {
 		ep.SetSuspect(false)

@@ -29,9 +29,10 @@ type Pools struct {
 	// Via is the forward proxy that detour's own connections must take, nil for none.
 	Via *ForwardProxy
 
-	hosts  map[*lb.Host]*hostPool
-	queued map[*cluster.Breaker][]Queued // requests without a connection, in order
-	peek   [1]byte
+	hosts   map[*lb.Host]*hostPool
+	dialing map[*Dial]struct{}
+	queued  map[*cluster.Breaker][]Queued // requests without a connection, in order
+	peek    [1]byte
 }
 
 type hostPool struct {
@@ -42,6 +43,8 @@ type hostPool struct {
 	lastProbe time.Time
 	deadAt    time.Time    // when a connection attempt last ended in silence
 	again     *event.Timer // asks a silent endpoint again
+	deaf      bool         // what went unanswered was a ClientHello,
+	deafTo    string       // for this name
 }
 
 func (p *Pools) host(h *lb.Host) *hostPool {
@@ -58,6 +61,9 @@ func (p *Pools) host(h *lb.Host) *hostPool {
 
 // forget drops the bookkeeping of a host that has no connection left.
 func (p *Pools) forget(h *lb.Host, hp *hostPool) {
+	if hp.again != nil && hp.again.Armed() && hp.deaf {
+		return
+	}
 	if hp.open == 0 && hp.dials == 0 && !hp.probing && p.D.Now().Sub(hp.deadAt) > forgetDead {
 		delete(p.hosts, h)
 	}
@@ -153,4 +159,13 @@ func (p *Pools) CloseAllIdle() {
 	for h := range p.hosts {
 		p.CloseIdle(h)
 	}
+}
+
+// Stop ends all attempts under way without a judgement, and closes the idle connections. For the worker's end, after that
+// of all requests.
+func (p *Pools) Stop() {
+	for d := range p.dialing {
+		d.cancel()
+	}
+	p.CloseAllIdle()
 }

@@ -168,9 +168,14 @@ func (q *Race) beside() {
 		res.Done(lb.Outcome{Now: q.pick.Now, Kind: lb.Cancelled})
 		return
 	}
-	q.c.Stats().Detour.HedgeTotal.Inc()
+	stats := q.c.Stats() // with a connection at hand, Try ends the race
 	q.timer.Schedule(nextStart)
-	if q.Try(res, false) != nil && q.n > 0 {
+	switch failed := q.Try(res, false); {
+	case failed == NoRoom: // the endpoint was not asked
+		q.pick.Tried = q.pick.Tried[:len(q.pick.Tried)-1]
+		return
+	case failed != nil && q.n > 0:
 		q.timer.Schedule(0) // refused at once: the next one now
 	}
+	stats.Detour.HedgeTotal.Inc()
 }

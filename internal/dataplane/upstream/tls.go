@@ -52,6 +52,17 @@ func (t *TLSContexts) Get(cfg *cluster.Config) (*tlstransport.Context, error) {
 	return e.ctx, e.err
 }
 
+// Retain forgets the settings of clusters that are gone.
+func (t *TLSContexts) Retain(clusters map[string]*cluster.Cluster) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for cfg := range t.all {
+		if clusters[cfg.Name] == nil {
+			delete(t.all, cfg)
+		}
+	}
+}
+
 func (t *TLSContexts) compile(cfg *cluster.Config) (*tlstransport.Context, error) {
 	var u tlsv3.UpstreamTlsContext
 	if err := cfg.TransportSocket.GetTypedConfig().UnmarshalTo(&u); err != nil {

@@ -222,7 +222,7 @@ func TestSilentOriginalDst(t *testing.T) {
 	}{{"orig", false}, {"static", true}} {
 		r.on(func() {
 			ep.SetSuspect(true)
-			r.p.judged(r.p.Clusters.Get(c.cluster), ep, lb.ConnectTimeout)
+			r.p.silent(r.p.Clusters.Get(c.cluster), ep, false, "")
 			if ep.Suspect() != c.suspect {
 				t.Errorf("%s: suspect %v", c.cluster, ep.Suspect())
 			}
