@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -27,32 +28,33 @@ const (
 	CodeNoOutlier       = "DTR0103"
 	CodeNothingNear     = "DTR0104"
 	CodeStockIstio      = "DTR0105"
+	CodeDistribute      = "DTR0106"
+	CodeOnePriority     = "DTR0107"
+	CodePanic           = "DTR0108"
+	CodeLastEndpoint    = "DTR0109"
 	CodeApplication500  = "DTR0110"
 	CodeNotResolved     = "DTR0120"
+	CodeSameAddress     = "DTR0121"
 	CodeNotConnected    = "DTR0130"
 	CodeWrongNames      = "DTR0131"
 	CodeNobodyCertified = "DTR0132"
 	CodeNotTrusted      = "DTR0133"
 	CodeExpires         = "DTR0134"
 	CodeCertificate     = "DTR0135"
+	CodePlain443        = "DTR0140"
+	CodePlainToTLS      = "DTR0141"
+	CodeTLSInTLS        = "DTR0142"
+	CodeNoSuchName      = "DTR0143"
+	CodeNoSuchPort      = "DTR0150"
+	CodeEmptySubset     = "DTR0151"
+	CodeNoSuchSubset    = "DTR0152"
+	CodeNoSuchHost      = "DTR0153"
+	CodeHostTwice       = "DTR0154"
+	CodeRetryStays      = "DTR0160"
+	CodeRetryTwice      = "DTR0161"
+	CodeShortTimeout    = "DTR0162"
+	CodeFaultAlways     = "DTR0163"
 )
-
-// Codes gives the title of each code, for the documentation.
-var Codes = map[string]string{
-	CodeNeverEjected:    "maxEjectionPercent rounds to no endpoint, so failover can never happen",
-	CodePartlyEjected:   "maxEjectionPercent keeps some of the nearest endpoints, so failover is never complete",
-	CodeNoOutlier:       "Endpoints in several localities without outlierDetection: there is no failover",
-	CodeNothingNear:     "The caller's locality is unknown or has no endpoint, so no endpoint is preferred",
-	CodeStockIstio:      "A mesh would not eject any endpoint where detour does",
-	CodeApplication500:  "Errors of the application itself move traffic to another region",
-	CodeNotResolved:     "An endpoint's name does not resolve",
-	CodeNotConnected:    "No TLS connection to an endpoint can be made",
-	CodeWrongNames:      "An endpoint's certificate does not carry the name it must",
-	CodeNobodyCertified: "No endpoint has a certificate for the name",
-	CodeNotTrusted:      "An endpoint's certificate is not trusted",
-	CodeExpires:         "A certificate expires soon",
-	CodeCertificate:     "What an endpoint's certificate says",
-}
 
 // Options say who calls and how far to look.
 type Options struct {
@@ -85,7 +87,7 @@ func (r Result) Count(s config.Severity) int {
 // Run analyses a configuration. The issues are those found while it was read and validated; those about objects that
 // have no business here are left out. The context bounds Resolve and Connect.
 func Run(ctx context.Context, set *config.Set, issues []config.Issue, opt Options) Result {
-	r := &run{opt: opt, seen: map[string]bool{}, hosts: map[string]bool{}, far: map[string]*distance{}, known: map[string]bool{}, addrs: map[string]int{}}
+	r := &run{opt: opt, seen: map[string]bool{}, hosts: map[string]bool{}, far: map[string]*distance{}, known: map[string]bool{}, addrs: map[string][]netip.Addr{}}
 	mine, ignored := relevant(set, issues)
 	for _, i := range mine {
 		r.report(i)
@@ -109,9 +111,15 @@ func Run(ctx context.Context, set *config.Set, issues []config.Issue, opt Option
 	for _, v := range r.views {
 		r.failover(v.plan, v.caller)
 		r.ejection(v.plan)
+		r.lastEndpoint(v.plan)
 		r.application500(v.plan)
 	}
 	r.reportDistances()
+	for _, p := range r.plans {
+		r.transport(p)
+		r.emptySubset(p)
+	}
+	r.objects(set)
 	if opt.Connect {
 		r.connect(ctx)
 	}
@@ -129,7 +137,7 @@ type run struct {
 	plans  []*translate.Plan    // every cluster once, as the first caller sees it
 	known  map[string]bool      // the names of the clusters in plans
 	views  []view
-	addrs  map[string]int // addresses of each name that resolves; empty unless Options.Resolve
+	addrs  map[string][]netip.Addr // addresses of each name that resolves; empty unless Options.Resolve
 }
 
 // view is one cluster as one caller sees it.

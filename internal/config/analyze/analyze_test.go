@@ -99,15 +99,3 @@ func TestEjectable(t *testing.T) {
 		}
 	}
 }
-
-// TestCodes: every code that goldens show has a title, and titles are of codes in analysis's range.
-func TestCodes(t *testing.T) {
-	for code := range Codes {
-		if !strings.HasPrefix(code, "DTR01") {
-			t.Errorf("%s is not in the range of analysis", code)
-		}
-		if _, taken := config.Codes[code]; taken {
-			t.Errorf("%s is taken", code)
-		}
-	}
-}

@@ -216,7 +216,7 @@ func (r *run) judgeTrust(plan *translate.Plan, p *probe) {
 		for _, c := range p.chain[1:] {
 			inter.AddCert(c)
 		}
-		_, err = p.chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: inter, CurrentTime: r.opt.Network.now()})
+		_, err = p.chain[0].Verify(x509.VerifyOptions{Roots: cmp.Or(roots, r.opt.Network.Roots), Intermediates: inter, CurrentTime: r.opt.Network.now()})
 	}
 	if err == nil {
 		return

@@ -132,7 +132,7 @@ kind: ServiceEntry
 metadata: {name: a}
 spec:
   hosts: [a.example.com]
-  ports: [{number: 443, name: p, protocol: %s}]
+  ports: [{number: 8443, name: p, protocol: %s}]
   resolution: DNS
   endpoints:
   - {address: one.example.net, ports: {p: %d}}
@@ -255,7 +255,7 @@ func TestResolveCounts(t *testing.T) {
 	network.LookupNetIP = func(_ context.Context, _, host string) ([]netip.Addr, error) {
 		addrs := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("192.0.2.4")}
 		if host == "two.example.net" {
-			addrs = addrs[:1]
+			addrs = []netip.Addr{netip.MustParseAddr("192.0.2.9")}
 		}
 		return addrs, nil
 	}

@@ -1,6 +1,7 @@
 package analyze
 
 import (
+	"slices"
 	"strconv"
 
 	"detour.dev/detour/internal/config"
@@ -20,11 +21,12 @@ func (r *run) ejection(p *translate.Plan) {
 	if p.Outlier == nil || len(p.Endpoints) < 2 {
 		return
 	}
+	r.panics(p)
 	place := p.At("outlierDetection")
 	n, near, names := 0, 0, ""
 	for _, e := range p.Endpoints {
 		size := 1
-		if k := r.addrs[e.Address]; e.IsName && k > 0 {
+		if k := len(r.addrs[e.Address]); e.IsName && k > 0 {
 			size, names = k, " (addresses that their names have now)"
 		} else if e.IsName && names == "" {
 			names = " (each name counted once)"
@@ -85,4 +87,44 @@ func spelled(n int) string {
 		return "none"
 	}
 	return strconv.Itoa(n)
+}
+
+// fullHealth is the share of healthy endpoints, in percent, from which a priority counts as whole: Envoy's overprovisioning
+// factor of 140 (SEMANTICS §1.3). Below it the panic threshold counts, where no other priority makes up for it.
+const fullHealth = 100 * 100.0 / 140
+
+// panics tells that minHealthPercent undoes the first ejection: with fewer healthy endpoints than it demands, requests go
+// to all of them again, the ejected ones too.
+func (r *run) panics(p *translate.Plan) {
+	need := float64(p.Outlier.MinHealthPercent)
+	if need == 0 || slices.ContainsFunc(p.Endpoints, func(e translate.PlannedEndpoint) bool { return e.Priority > 0 }) {
+		return
+	}
+	n := 0
+	for _, e := range p.Endpoints {
+		n += max(1, len(r.addrs[e.Address]))
+	}
+	if left := 100 * float64(n-1) / float64(n); left < need && left < fullHealth {
+		place := p.At("outlierDetection")
+		place.Field += ".minHealthPercent"
+		r.report(at(config.Warning, CodePanic, place,
+			"with one of the %d endpoints of %s ejected %.0f %% are left, less than the %d %% demanded here, so requests go to the ejected one all the same; write %.0f or less",
+			n, p.Host, left, p.Outlier.MinHealthPercent, left))
+	}
+}
+
+// lastEndpoint judges hosts with a single endpoint: ejecting it leaves nothing. A name counts as one only where it was
+// looked up, and a rule that covers many hosts is not about this one.
+func (r *run) lastEndpoint(p *translate.Plan) {
+	if p.Outlier == nil || len(p.Endpoints) != 1 || p.Outlier.MaxEjectionPercent < 100 || p.Outlier.MinHealthPercent > 0 {
+		return
+	}
+	if e := p.Endpoints[0]; e.IsName && len(r.addrs[e.Address]) != 1 {
+		return
+	}
+	place := p.At("outlierDetection")
+	place.Field += ".maxEjectionPercent"
+	r.report(at(config.Warning, CodeLastEndpoint, place,
+		"%s has one endpoint, and 100 %% lets it be ejected: then nothing is left and every request gets 503 until it comes back; add a second endpoint, or write 99",
+		p.Host))
 }

@@ -15,8 +15,10 @@ import (
 // (SEMANTICS §1.3).
 func (r *run) failover(p *translate.Plan, g xds.NodeGroup) {
 	places := localities(p)
-	if len(places) < 2 || p.LocalityOff || p.Distributed {
-		return
+	r.distributed(p, g)
+	r.onePriority(p, g)
+	if len(places) < 2 || p.LocalityOff || p.Distributed || p.Ordered && p.Outlier == nil {
+		return // the last: validation says so
 	}
 	if p.Outlier == nil {
 		at0 := p.At("outlierDetection")
@@ -25,12 +27,15 @@ func (r *run) failover(p *translate.Plan, g xds.NodeGroup) {
 			what = fmt.Sprintf("add a DestinationRule for %s with outlierDetection", p.Host)
 		}
 		r.report(at(config.Warning, CodeNoOutlier, at0,
-			"%s has endpoints in %s and no outlierDetection: requests go to all of them evenly, and none is left when it fails; %s",
+			"%s has endpoints in %s and no outlierDetection: requests go to all of them evenly, and one that fails keeps getting its share; %s",
 			p.Host, strings.Join(places, " and "), what))
 		return
 	}
 	if slices.ContainsFunc(p.Endpoints, func(e translate.PlannedEndpoint) bool { return e.Priority > 0 }) {
 		return
+	}
+	if p.Ordered && localityName(g) != "" {
+		return // onePriority says so
 	}
 	d := r.far[p.Host]
 	if d == nil {
@@ -40,6 +45,38 @@ func (r *run) failover(p *translate.Plan, g xds.NodeGroup) {
 	if name := localityName(g); !slices.Contains(d.callers, name) {
 		d.callers = append(d.callers, name)
 	}
+}
+
+// distributed tells that callers whose locality a distribute rule names have nowhere to go when all that it lists fails.
+func (r *run) distributed(p *translate.Plan, g xds.NodeGroup) {
+	if len(p.Dropped) == 0 {
+		return
+	}
+	dropped := localities(&translate.Plan{Endpoints: p.Dropped})
+	place := p.At("loadBalancer")
+	place.Field += ".localityLbSetting.distribute"
+	r.report(at(config.Warning, CodeDistribute, place,
+		"callers in %s reach only the endpoints of %s in %s: distribute weighs, it does not fail over, so those in %s get nothing even when all others are down; list them too with a weight, or write failover instead",
+		localityName(g), p.Host, strings.Join(localities(p), ", "), strings.Join(dropped, ", ")))
+}
+
+// onePriority tells that an order was asked for and there is none: every endpoint is in the same priority for this caller.
+func (r *run) onePriority(p *translate.Plan, g xds.NodeGroup) {
+	if !p.Ordered || p.Outlier == nil || len(p.Endpoints) < 2 || p.LocalityOff {
+		return
+	}
+	if slices.ContainsFunc(p.Endpoints, func(e translate.PlannedEndpoint) bool { return e.Priority > 0 }) || localityName(g) == "" {
+		return
+	}
+	place := p.At("loadBalancer")
+	place.Field += ".localityLbSetting"
+	s := config.Warning
+	if r.opt.AllLocalities {
+		s = config.Note
+	}
+	r.report(at(s, CodeOnePriority, place,
+		"all endpoints of %s are in one priority for callers in %s, so none is only a fallback: their localities are %s; give the endpoints the localities or labels that this setting compares",
+		p.Host, localityName(g), strings.Join(localities(p), ", ")))
 }
 
 // distance is one host and the callers to whom all of its endpoints are equally near.

@@ -3,6 +3,7 @@ package analyze
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"net"
 	"net/netip"
 	"slices"
@@ -18,6 +19,7 @@ type Network struct {
 	LookupNetIP func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 	Now         func() time.Time
+	Roots       *x509.CertPool // authorities that are trusted where the configuration names none
 }
 
 const (
@@ -69,7 +71,7 @@ func (r *run) resolve(ctx context.Context) {
 	type question struct {
 		name   string
 		places []translate.PlannedEndpoint
-		addrs  int
+		addrs  []netip.Addr
 		err    error
 	}
 	byName := map[string]*question{}
@@ -94,7 +96,7 @@ func (r *run) resolve(ctx context.Context) {
 		if err == nil && len(addrs) == 0 {
 			err = &net.DNSError{Err: "no address", Name: q.name, IsNotFound: true}
 		}
-		q.addrs, q.err = len(addrs), err
+		q.addrs, q.err = addrs, err
 	})
 	for _, q := range all {
 		if q.err == nil {
@@ -107,6 +109,38 @@ func (r *run) resolve(ctx context.Context) {
 				place.Field += ".address"
 			}
 			r.report(at(config.Warning, CodeNotResolved, place, "%s does not resolve: %v", q.name, q.err))
+		}
+	}
+	for _, p := range r.plans {
+		r.sameAddress(p)
+	}
+}
+
+// sameAddress tells that two names of one host lead to the same place: what looks like a second endpoint is none.
+func (r *run) sameAddress(p *translate.Plan) {
+	type found struct {
+		name string
+		port uint32
+	}
+	first := map[netip.AddrPort]found{}
+	for _, e := range p.Endpoints {
+		for _, a := range r.addrs[e.Address] {
+			key := netip.AddrPortFrom(a, uint16(e.Port))
+			was, taken := first[key]
+			if !taken {
+				first[key] = found{e.Address, e.Port}
+				continue
+			}
+			if was.name == e.Address {
+				continue
+			}
+			place := e.At
+			if place.Field != "spec.hosts" {
+				place.Field += ".address"
+			}
+			r.report(at(config.Warning, CodeSameAddress, place, "%s and %s have the same address, %s: as endpoints of %s they fail together, so neither takes over for the other",
+				was.name, e.Address, a, p.Host))
+			break
 		}
 	}
 }

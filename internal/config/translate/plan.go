@@ -1,6 +1,9 @@
 package translate
 
 import (
+	"fmt"
+	"time"
+
 	networking "istio.io/api/networking/v1alpha3"
 
 	"detour.dev/detour/internal/config"
@@ -38,8 +41,19 @@ type Plan struct {
 	LocalityOff bool
 	// Distributed: localityLbSetting gives weights, which is not failover.
 	Distributed bool
-	Endpoints   []PlannedEndpoint
-	at          map[string]Place
+	// Ordered: localityLbSetting says which endpoints come first, with failover or failoverPriority.
+	Ordered bool
+	// Dropped are the endpoints that distribute leaves without traffic.
+	Dropped []PlannedEndpoint
+	// Subset is the subset's name, DeclaredAt where it is declared; empty for the whole service.
+	Subset     string
+	DeclaredAt Place
+	Resolution networking.ServiceEntry_Resolution
+	// ConnectTimeout is how long a connection may take to be made; ConnectTimeoutSet, that the rule states it.
+	ConnectTimeout    time.Duration
+	ConnectTimeoutSet bool
+	Endpoints         []PlannedEndpoint
+	at                map[string]Place
 }
 
 // PlannedEndpoint is one endpoint with its place in the order of failover.
@@ -64,6 +78,12 @@ func (p *Plan) At(block string) Place {
 	return Place{p.Entry, "spec.hosts"}
 }
 
+// States tells whether the rule in force writes a block, whatever it says there.
+func (p *Plan) States(block string) bool {
+	_, ok := p.at[block]
+	return ok
+}
+
 // Plans tells what Translate decides about every cluster, in its order.
 func Plans(set *config.Set, group xds.NodeGroup) []*Plan {
 	c := newCompiler(set, group)
@@ -83,7 +103,8 @@ func (c *compiler) plan(cc *clusterContext) *Plan {
 		Cluster: clusterName(cc.port.number, cc.subset.name(), s.host), Host: s.host, Port: cc.port.number,
 		Protocol: "tcp", Entry: s.first, Rule: cc.from, Blocked: c.blocked(s, cc.policy), External: s.external(),
 		Outlier: cc.policy.outlier, NamesFollowEndpoints: c.namesFollowEndpoints(cc),
-		LocalityOff: setting.off, Distributed: len(setting.distribute) > 0, at: cc.policy.at,
+		LocalityOff: setting.off, Distributed: len(setting.distribute) > 0, Resolution: s.spec.Resolution, at: cc.policy.at,
+		Ordered: len(setting.failover)+len(setting.failoverPriority) > 0,
 	}
 	switch {
 	case cc.port.protocol.http():
@@ -95,12 +116,28 @@ func (c *compiler) plan(cc *clusterContext) *Plan {
 		p.TLS = t
 		p.SANs = c.namesToVerify(cc, t)
 	}
+	if cc.subset != nil {
+		p.Subset, p.DeclaredAt = cc.subset.Name, Place{cc.subset.from, fmt.Sprintf("spec.subsets[%d]", cc.subset.index)}
+	}
+	p.ConnectTimeout = c.mesh.connectTimeout.AsDuration()
+	if t := cc.policy.pool.GetTcp().GetConnectTimeout(); t != nil {
+		p.ConnectTimeout, p.ConnectTimeoutSet = t.AsDuration(), true
+	}
+	used := map[Place]bool{}
 	for _, g := range c.place(cc.members, setting, cc.policy.outlier != nil) {
 		for _, m := range g.members {
-			p.Endpoints = append(p.Endpoints, PlannedEndpoint{
-				Address: m.address, Port: m.port, IsName: m.isName(), Locality: g.locality.String(), Priority: g.priority, At: m.at,
-			})
+			used[m.at] = true
+			p.Endpoints = append(p.Endpoints, m.planned(g.priority))
+		}
+	}
+	for _, m := range cc.members {
+		if p.Distributed && !used[m.at] {
+			p.Dropped = append(p.Dropped, m.planned(0))
 		}
 	}
 	return p
+}
+
+func (m member) planned(priority uint32) PlannedEndpoint {
+	return PlannedEndpoint{Address: m.address, Port: m.port, IsName: m.isName(), Locality: m.locality.String(), Priority: priority, At: m.at}
 }

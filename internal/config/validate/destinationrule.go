@@ -1,5 +1,7 @@
 package validate
 
+//lint:file-ignore SA1019 people's files still use the deprecated fields
+
 import (
 	"fmt"
 	"slices"
@@ -78,7 +80,6 @@ func (c *checker) outlierDetection(path string, od *networking.OutlierDetection)
 	c.duration(config.CodeOutlier, path+".baseEjectionTime", od.BaseEjectionTime)
 	c.percent(config.CodeOutlier, path+".maxEjectionPercent", od.MaxEjectionPercent)
 	c.percent(config.CodeOutlier, path+".minHealthPercent", od.MinHealthPercent)
-	//lint:ignore SA1019 whoever still writes the deprecated field is told so
 	if od.ConsecutiveErrors != 0 {
 		c.warnf(config.CodeOutlier, path+".consecutiveErrors", "is deprecated and without effect; write consecutive5xxErrors or consecutiveGatewayErrors")
 	}
@@ -202,7 +203,7 @@ func (c *checker) consistentHash(path string, h *networking.LoadBalancerSettings
 			c.errorf(config.CodeLoadBalancer, path+".httpCookie.ttl", "%s is negative; allowed: 0s (a session's) or more", ttl.AsDuration())
 		}
 	}
-	size := h.GetMinimumRingSize() //nolint:staticcheck // people's files still use it
+	size := h.GetMinimumRingSize()
 	if a := h.GetRingHash(); a != nil {
 		size = a.MinimumRingSize
 	}
