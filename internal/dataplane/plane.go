@@ -135,6 +135,7 @@ func (p *Plane) Set(s *xds.Snapshot) xds.Result {
 	st.declare(s, all)
 	bad = append(p.Clusters.Update(s), bad...)
 	st.clusters = p.Clusters.Table()
+	p.tls.Retain(st.clusters)
 	for _, c := range s.Clusters {
 		if st.clusters[c.GetName()] == nil {
 			st.unserved[c.GetName()] = true

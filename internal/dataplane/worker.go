@@ -266,4 +266,5 @@ func (w *worker) closeAll() {
 		c.Close()
 	}
 	w.mirrors.Close()
+	w.pools.Stop()
 }
