@@ -74,7 +74,9 @@ func plotCPU(dir string, all results) error {
 		return err
 	}
 	p.NominalX(labels...)
+	p.X.Min, p.X.Max = -0.6, float64(len(labels))+0.4 // room for the legend
 	p.Add(horizontal(1))
+	p.Y.Max *= 1.05
 	return p.Save(28*vg.Centimeter, 10*vg.Centimeter, filepath.Join(dir, "cpu.svg"))
 }
 
@@ -93,7 +95,7 @@ func bars(p *plot.Plot, values map[string]plotter.Values, width float64) error {
 		p.Add(b)
 		p.Legend.Add(titles[c], b)
 	}
-	p.Legend.Top = true
+	p.Legend.Top, p.Legend.Padding = true, vg.Points(3)
 	return nil
 }
 
@@ -138,8 +140,9 @@ func plotLatency(dir string, all results) error {
 		return nil
 	}
 	p.Y.Min, p.Y.Max = math.Pow(10, math.Floor(math.Log10(low))), math.Pow(10, math.Ceil(math.Log10(high)))
-	p.Legend.Top, p.Legend.Left = true, true
+	p.Legend.Top, p.Legend.Left, p.Legend.Padding = true, true, vg.Points(3)
 	p.NominalX(steps[0].label, steps[1].label, steps[2].label, steps[3].label)
+	p.X.Min, p.X.Max = -0.3, float64(len(steps))-0.7
 	return p.Save(18*vg.Centimeter, 10*vg.Centimeter, filepath.Join(dir, "latency.svg"))
 }
 
@@ -150,7 +153,7 @@ func plotIdle(dir string, all results) error {
 		return nil
 	}
 	p := plot.New()
-	p.Title.Text = "Memory of an idle connection, kB"
+	p.Title.Text = "Memory of an idle connection, kB (dashed: the goal)"
 	p.Y.Min = 0
 	var labels []string
 	for _, c := range drawn {
@@ -170,6 +173,8 @@ func plotIdle(dir string, all results) error {
 		return nil
 	}
 	p.NominalX(labels...)
+	p.X.Min, p.X.Max = -0.6, float64(len(labels))-0.4
 	p.Add(horizontal(8))
+	p.Y.Max *= 1.05
 	return p.Save(14*vg.Centimeter, 9*vg.Centimeter, filepath.Join(dir, "idle.svg"))
 }

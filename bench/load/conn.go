@@ -83,7 +83,8 @@ func (g *generator) write(i int) {
 }
 
 // serve goes on with connection i after the kernel said that something changed: edge-triggered, so all is read.
-func (g *generator) serve(i int) error {
+// over: the other side closed, which is read behind the last byte.
+func (g *generator) serve(i int, over bool) error {
 	c := &g.conns[i]
 	if c.state == sending || c.state == tunnel {
 		g.write(i)
@@ -112,7 +113,7 @@ func (g *generator) serve(i int) error {
 		} else if err := g.feed(i, g.buf[:n]); err != nil {
 			return err
 		}
-		if n < bufSize && c.state != ending {
+		if n < bufSize && c.state != ending && !over {
 			return nil // all that there was
 		}
 	}

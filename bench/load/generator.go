@@ -172,6 +172,9 @@ func (g *generator) measure(ctx context.Context) error {
 			}
 		}
 		if g.measuring && now >= g.until {
+			if g.cfg.Rate > 0 {
+				g.launch(g.until - 1) // what was due while this thread did not run
+			}
 			break
 		}
 		wait := g.from - now
@@ -278,7 +281,7 @@ func (g *generator) turn(wait time.Duration) error {
 		return fmt.Errorf("epoll_pwait2: %w", errno)
 	}
 	for _, e := range events[:n] {
-		if err := g.serve(int(e.Fd)); err != nil {
+		if err := g.serve(int(e.Fd), e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0); err != nil {
 			return err
 		}
 	}

@@ -61,7 +61,7 @@ func (c *Config) check() error {
 	case c.Conns < 1:
 		return errors.New("no connections")
 	case c.Hold && (c.Rate != 0 || c.Close):
-		return errors.New("Hold goes with neither Rate nor Close")
+		return errors.New("connections that are held take neither Rate nor Close")
 	case c.Rate < 0 || c.Rate > 1e7:
 		return fmt.Errorf("a rate of %g", c.Rate)
 	case c.Rate != 0 && c.Close:
