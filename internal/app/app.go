@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"detour.dev/detour/internal/admin"
+	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/config/pipeline"
 	"detour.dev/detour/internal/config/source"
 	"detour.dev/detour/internal/config/translate"
@@ -45,7 +46,8 @@ var ErrStopped = errors.New("stopped before it was ready")
 type Config struct {
 	Source    source.Source
 	Group     xds.NodeGroup
-	StateFile string // allocated addresses; "" keeps them in memory
+	Mesh      *config.Mesh // nil: Istio's defaults
+	StateFile string       // allocated addresses; "" keeps them in memory
 	KeepGoing bool
 
 	RegistryOnly, ProxyDeclaredOnly bool
@@ -122,7 +124,7 @@ func New(c Config) *App {
 	a.quit, a.asked = context.WithCancel(context.Background())
 	a.hurry, a.pressed = context.WithCancel(context.Background())
 	a.state = &state{a: a}
-	a.pipeline = pipeline.New(pipeline.Config{Source: c.Source, Translate: translate.Translate, Group: c.Group, Sink: sink{a},
+	a.pipeline = pipeline.New(pipeline.Config{Source: c.Source, Translate: translate.Translate, Group: c.Group, Mesh: c.Mesh, Sink: sink{a},
 		StateFile: c.StateFile, Log: a.cfg.Log, KeepGoing: c.KeepGoing})
 	a.cfg.Stats.OnCollect(func() {
 		status := a.pipeline.Status()

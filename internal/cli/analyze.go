@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -23,6 +23,7 @@ type analyzeFlags struct {
 	resolve       bool
 	connect       bool
 	output        string
+	explain       string
 }
 
 func newAnalyze() *cobra.Command {
@@ -38,6 +39,8 @@ Exit status: 0 when there are no errors (warnings and notes may be there), 1 whe
 or warnings with --strict, 2 for wrong usage.`,
 		Example: `  detour analyze -f config/ --locality us-east1
   detour analyze -f config/ --locality us-east1 --resolve --connect
+  detour analyze -f config/ --all-localities -o sarif > detour.sarif
+  detour analyze --explain DTR0103
   kubectl get se,dr,vs -A -o yaml | detour analyze -f - --all-localities`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
@@ -48,16 +51,20 @@ or warnings with --strict, 2 for wrong usage.`,
 	c.Flags().BoolVar(&f.strict, "strict", false, "warnings count as errors; notes never do")
 	c.Flags().BoolVar(&f.resolve, "resolve", false, "look the endpoints' names up in DNS")
 	c.Flags().BoolVar(&f.connect, "connect", false, "shake hands with every endpoint that must speak TLS and look at its certificate")
-	c.Flags().StringVarP(&f.output, "output", "o", "text", "text or json")
+	c.Flags().StringVarP(&f.output, "output", "o", "text", "text, json or sarif")
+	c.Flags().StringVar(&f.explain, "explain", "", "print the page of a `CODE`, as DTR0103, and do nothing else")
 	return c
 }
 
 func (f *analyzeFlags) run(c *cobra.Command) error {
+	if f.explain != "" {
+		return explain(c, f.explain)
+	}
 	switch {
 	case len(f.paths) == 0:
 		return usagef("analyze wants -f PATH (see 'detour analyze --help')")
-	case !slices.Contains([]string{"text", "json"}, f.output):
-		return usagef("-o %q: text or json", f.output)
+	case !knownOutput(f.output):
+		return usagef("-o %q: text, json or sarif", f.output)
 	case f.allLocalities && c.Flags().Changed("locality"):
 		return usagef("--locality names one caller and --all-localities tries all; give one of the two")
 	}
@@ -65,12 +72,20 @@ func (f *analyzeFlags) run(c *cobra.Command) error {
 	if err != nil {
 		return &ExitError{Status: ExitFailed, Err: err}
 	}
+	mesh, err := f.mesh(func(i config.Issue) { issues = append(issues, i) })
+	if err != nil {
+		return configError(err, "")
+	}
+	set = set.WithMesh(mesh)
 	res := analyze.Run(c.Context(), set, issues, analyze.Options{
 		Group: f.group(), AllLocalities: f.allLocalities, Resolve: f.resolve, Connect: f.connect,
 	})
-	if f.output == "json" {
+	switch f.output {
+	case "json":
 		err = printJSON(c.OutOrStdout(), res.Issues)
-	} else {
+	case "sarif":
+		err = printSARIF(c.OutOrStdout(), res.Issues, versionString())
+	default:
 		err = printText(c.OutOrStdout(), res.Issues)
 	}
 	if err != nil {
@@ -87,6 +102,19 @@ func (f *analyzeFlags) run(c *cobra.Command) error {
 		return &ExitError{Status: ExitFailed}
 	}
 	return nil
+}
+
+// explain prints the page of a code.
+func explain(c *cobra.Command, code string) error {
+	if p, ok := analyze.Explain(code); ok {
+		_, err := fmt.Fprint(c.OutOrStdout(), p.Markdown())
+		return err
+	}
+	if title := analyze.Title(strings.ToUpper(code)); title != "" {
+		_, err := fmt.Fprintf(c.OutOrStdout(), "%s: %s. Its messages say what is allowed.\n", strings.ToUpper(code), title)
+		return err
+	}
+	return usagef("%s is no code; they are listed in docs/analysis/README.md", code)
 }
 
 // count writes a number with its noun.

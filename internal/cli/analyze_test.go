@@ -100,7 +100,7 @@ func TestAnalyzeOutput(t *testing.T) {
 func TestTranslateRefuses(t *testing.T) {
 	file := write(t, twoRegions+strings.Replace(rule, "trafficPolicy:", "subsets: [{name: v_1}]\n  trafficPolicy:", 1))
 	out, stderr, err := execute(t, newTranslate(), "", "-f", file)
-	if err == nil || out != "" || !strings.Contains(stderr, "config.yaml:15:13: error: DestinationRule default/a: spec.subsets[0].name: ") {
+	if err == nil || out != "" || !strings.Contains(stderr, "config.yaml:15:14: error: DestinationRule default/a: spec.subsets[0].name: ") {
 		t.Errorf("%v: %q", err, stderr)
 	}
 	out, stderr, err = execute(t, newTranslate(), "", "-f", file, "--compat", "istio")

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"detour.dev/detour/internal/app"
+	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/config/pipeline"
 	"detour.dev/detour/internal/config/source/dir"
 	"detour.dev/detour/internal/dataplane/accesslog"
@@ -186,7 +187,11 @@ func configError(err error, hint string) error {
 }
 
 func (f *proxyFlags) config(c *cobra.Command) (*app.Config, error) {
-	registryOnly, err := parsePolicy(f.policy)
+	mesh, err := f.mesh(func(i config.Issue) { fmt.Fprintln(c.ErrOrStderr(), i) })
+	if err != nil {
+		return nil, err
+	}
+	registryOnly, err := outboundPolicy(f.policy, f.policySet, mesh)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +212,7 @@ func (f *proxyFlags) config(c *cobra.Command) (*app.Config, error) {
 		return nil, fmt.Errorf("--access-log-format %q: not one of text, json", f.logFormat)
 	}
 	cfg := &app.Config{
-		Source: dir.New(f.paths, dir.Options{Stdin: c.InOrStdin()}), Group: f.nodeGroup(registryOnly), StateFile: f.stateFile,
+		Source: dir.New(f.paths, dir.Options{Stdin: c.InOrStdin()}), Group: f.nodeGroup(registryOnly), Mesh: mesh, StateFile: f.stateFile,
 		KeepGoing: f.keepGoing, RegistryOnly: registryOnly, ProxyDeclaredOnly: !f.policySet, Compat: f.compat == "envoy",
 		Workers: f.workers, DNSOnHost: true, Stats: stats.NewRegistry(), Level: level,
 		Log:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),

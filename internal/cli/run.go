@@ -23,13 +23,15 @@ const exitRun = 125
 // runFlags are the flags of run, after check.
 type runFlags struct {
 	groupFlags
-	paths    []string
-	policy   string // "allow-any" or "registry-only"
-	via      string
-	loopback string
-	publish  []string
-	resolver string
-	verbose  bool
+	paths  []string
+	policy string // "allow-any" or "registry-only"
+	// policySet: the policy was asked for, and is not only the default.
+	policySet bool
+	via       string
+	loopback  string
+	publish   []string
+	resolver  string
+	verbose   bool
 
 	publications []intercept.Publication
 }
@@ -60,6 +62,7 @@ not found.`,
   detour run -f config/ --outbound-policy registry-only -- npm test
   detour run -f config/ --via environment -- python3 app.py`,
 		RunE: func(c *cobra.Command, args []string) error {
+			f.policySet = c.Flags().Changed("outbound-policy")
 			if err := f.check(args); err != nil {
 				return runError(fmt.Errorf("%w (see 'detour run --help')", err))
 			}

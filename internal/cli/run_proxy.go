@@ -12,6 +12,7 @@ import (
 
 	"detour.dev/detour/internal/admin"
 	"detour.dev/detour/internal/app"
+	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/config/pipeline"
 	"detour.dev/detour/internal/config/source/dir"
 	"detour.dev/detour/internal/dataplane/streaminfo"
@@ -72,7 +73,11 @@ func runProxy(ctx context.Context, f *runFlags, inside *netns.Sockets, inherited
 
 // configure says what run's proxy is made of.
 func (p *proxyInRun) configure(cfg *app.Config, f *runFlags, listen bool, inherited []string) error {
-	registryOnly, err := parsePolicy(f.policy)
+	mesh, err := f.mesh(func(i config.Issue) { note("%s", i) })
+	if err != nil {
+		return err
+	}
+	registryOnly, err := outboundPolicy(f.policy, f.policySet, mesh)
 	if err != nil {
 		return err
 	}
@@ -83,6 +88,7 @@ func (p *proxyInRun) configure(cfg *app.Config, f *runFlags, listen bool, inheri
 		cfg.AccessLog = sayRequest
 	}
 	cfg.Source, cfg.Group, cfg.StateFile = dir.New(f.paths, dir.Options{}), f.nodeGroup(registryOnly), pipeline.DefaultStateFile()
+	cfg.Mesh = mesh
 	cfg.RegistryOnly, cfg.Workers, cfg.ForwardProxy, cfg.Stats = registryOnly, 1, proxyVariables(inherited), stats.NewRegistry()
 	cfg.Level, cfg.Log = level, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	cfg.Version, cfg.Args = version(), os.Args

@@ -24,15 +24,17 @@ func init() { register(newTranslate) }
 
 // groupFlags say who asks: the flags that translate and analyze have in common with proxy and run.
 type groupFlags struct {
-	locality  string
-	labels    map[string]string
-	namespace string
+	locality   string
+	labels     map[string]string
+	namespace  string
+	meshConfig string
 }
 
 func (g *groupFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&g.locality, "locality", os.Getenv("DETOUR_LOCALITY"), "the caller's `REGION/ZONE/SUBZONE` (default $DETOUR_LOCALITY)")
 	c.Flags().StringToStringVar(&g.labels, "labels", nil, "the caller's labels, `k=v,...`")
 	c.Flags().StringVar(&g.namespace, "namespace", "", "the caller's namespace (default \"default\")")
+	c.Flags().StringVar(&g.meshConfig, "mesh-config", "", "Istio's MeshConfig, or the ConfigMap that holds it, in a `FILE`")
 }
 
 // group gives the node group the flags describe.
@@ -119,11 +121,15 @@ func (f *translateFlags) run(c *cobra.Command) error {
 		}
 	}
 	group.CompatIstio = f.compat == "istio"
+	mesh, err := f.mesh(func(i config.Issue) { fmt.Fprintln(c.ErrOrStderr(), i) })
+	if err != nil {
+		return &ExitError{Status: ExitFailed, Err: err}
+	}
 	set, issues, err := loadOnce(f.paths, c.InOrStdin(), group.CompatIstio)
 	if err != nil {
 		return &ExitError{Status: ExitFailed, Err: err}
 	}
-	snap, found := translate.Translate(set, group)
+	snap, found := translate.Translate(set.WithMesh(mesh), group)
 	bad := false
 	for _, i := range append(issues, found...) {
 		bad = bad || i.Severity == config.Error

@@ -32,14 +32,18 @@ func execute(t *testing.T, c *cobra.Command, stdin string, args ...string) (stdo
 // reduced by project.py to what decides where traffic goes.
 func TestConformance(t *testing.T) {
 	cases, err := filepath.Glob(filepath.Join(conformance, "cases", "*", "config.yaml"))
-	if err != nil || len(cases) < 30 {
+	if err != nil || len(cases) < 39 {
 		t.Fatalf("%d cases found: %v", len(cases), err)
 	}
 	for _, file := range cases {
 		dir := filepath.Dir(file)
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			t.Parallel()
-			out, errs, err := execute(t, newTranslate(), "", "--compat", "istio", "-f", file, "--proxy", filepath.Join(dir, "proxy.json"))
+			args := []string{"--compat", "istio", "-f", file, "--proxy", filepath.Join(dir, "proxy.json")}
+			if mesh := filepath.Join(dir, "mesh.yaml"); exists(mesh) {
+				args = append(args, "--mesh-config", mesh)
+			}
+			out, errs, err := execute(t, newTranslate(), "", args...)
 			if err != nil {
 				t.Fatalf("%v: %s", err, errs)
 			}
@@ -59,6 +63,11 @@ func TestConformance(t *testing.T) {
 			}
 		})
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func parseJSON(t *testing.T, b []byte) any {

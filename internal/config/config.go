@@ -34,6 +34,15 @@ const (
 	Sidecar         Kind = "Sidecar"
 )
 
+// The kinds of Kubernetes that say where a service's endpoints are. Their objects hold what of them decides that, in
+// Istio's terms: a Service is a ServiceEntry, an EndpointSlice a ServiceEntry with endpoints only, a Node a WorkloadEntry
+// with its labels.
+const (
+	Service       Kind = "Service"
+	EndpointSlice Kind = "EndpointSlice"
+	Node          Kind = "Node"
+)
+
 // Key identifies an object. Namespace is never empty (see DefaultNamespace).
 type Key struct {
 	Kind      Kind

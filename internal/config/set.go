@@ -11,6 +11,7 @@ type Set struct {
 	byKey   map[Key]*Object
 	vips    map[string]VIPs
 	refused []Refusal
+	mesh    *Mesh
 }
 
 // Refusal records an object that is not served: it was bad and has no last good version. A refused DestinationRule
@@ -46,6 +47,16 @@ func compareAge(a, b *Object) int {
 	}
 	return strings.Compare(a.Name, b.Name)
 }
+
+// WithMesh gives the same Set with mesh-wide settings; nil means Istio's defaults.
+func (s *Set) WithMesh(m *Mesh) *Set {
+	out := *s
+	out.mesh = m
+	return &out
+}
+
+// Mesh gives the mesh-wide settings; nil means Istio's defaults.
+func (s *Set) Mesh() *Mesh { return s.mesh }
 
 // All gives the objects of a kind, oldest first. The caller must not change the slice.
 func (s *Set) All(k Kind) []*Object { return s.objects[k] }

@@ -10,14 +10,13 @@ import (
 )
 
 // LoadOnce reads paths ("-" is stdin) for a command that looks at a configuration and does not serve it. The Set holds
-// all objects that are good, whether or not the embedded engine serves all of them; issues tell of the others, sorted by place. Addresses are allocated in memory, the same for
+// all objects that are good; issues tell of the others, sorted by place. Addresses are allocated in memory, the same for
 // the same hosts. The error says that nothing could be read at all.
 func LoadOnce(paths []string, stdin io.Reader) (*config.Set, []config.Issue, error) {
 	if len(paths) == 0 {
 		return nil, nil, errors.New("no configuration is named; give -f PATH")
 	}
 	s := newStore()
-	s.lenient = true
 	u := dir.New(paths, dir.Options{Stdin: stdin}).Load()
 	if bad := errorsOf(u.Issues); len(bad) > 0 {
 		return nil, nil, Errors(bad)

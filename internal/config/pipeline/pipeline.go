@@ -27,6 +27,7 @@ type Config struct {
 	// Translate compiles a Set; see package translate.
 	Translate func(*config.Set, xds.NodeGroup) (*xds.Snapshot, []config.Issue)
 	Group     xds.NodeGroup
+	Mesh      *config.Mesh // nil: Istio's defaults
 	Sink      xds.Sink
 	// StateFile remembers allocated addresses; empty keeps them in memory. See DefaultStateFile.
 	StateFile string
@@ -141,7 +142,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 func (p *Pipeline) compile() (*config.Set, []config.Issue) {
 	r := p.store.result()
 	vips, issues := p.vips.assign(r.objects)
-	return config.NewSet(r.objects, vips, r.refused), append(r.issues, issues...)
+	return config.NewSet(r.objects, vips, r.refused).WithMesh(p.cfg.Mesh), append(r.issues, issues...)
 }
 
 // apply hands the snapshot on, unless it is the one in force, and tells what changed.

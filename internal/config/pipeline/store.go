@@ -20,12 +20,10 @@ type store struct {
 	order   []string // names of all files, in path order; those that are gone stay until they are settled
 	issues  []config.Issue
 	changed bool
-	lenient bool // for commands that look at a configuration and do not serve it
 }
 
 // file is one file: its present contents, judged, and the objects that are served of it.
 type file struct {
-	lenient  bool // what only the embedded engine lacks is said and kept
 	decoder  decode.Decoder
 	verdicts map[*config.Object]validate.Verdict
 
@@ -63,9 +61,7 @@ func (f *file) judge(name string) {
 	for _, o := range r.Objects {
 		v, known := f.verdicts[o]
 		if !known {
-			if v = validate.Object(o); f.lenient {
-				v = withoutEngine(v)
-			}
+			v = validate.Object(o)
 		}
 		verdicts[o] = v
 		j.issues = append(j.issues, v.Issues...)
@@ -83,19 +79,6 @@ func (f *file) judge(name string) {
 		j.bad[r.Key] = true
 	}
 	f.judged, f.verdicts = j, verdicts
-}
-
-// withoutEngine is the verdict on an object that need not be served: what the embedded engine lacks is a warning.
-func withoutEngine(v validate.Verdict) validate.Verdict {
-	v.Issues = slices.Clone(v.Issues)
-	v.Rejected = false
-	for i := range v.Issues {
-		if v.Issues[i].Code == config.CodeUnsupported && v.Issues[i].Severity == config.Error {
-			v.Issues[i].Severity = config.Warning
-		}
-		v.Rejected = v.Rejected || v.Issues[i].Severity == config.Error
-	}
-	return v
 }
 
 func refusal(o *config.Object, issues []config.Issue) config.Refusal {
@@ -138,7 +121,7 @@ func (s *store) update(u source.Update, now time.Time) {
 			continue
 		}
 		if f == nil {
-			f = &file{lenient: s.lenient}
+			f = &file{}
 			s.files[in.Name] = f
 		}
 		f.data, f.whole, f.since, f.seen, f.gone, f.settled = in.Data, in.Whole, now, u.At, false, false

@@ -3,6 +3,8 @@ package translate
 //lint:file-ignore SA1019 people's files still use the deprecated fields
 
 import (
+	"cmp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,6 +32,9 @@ func redirect(r *networking.HTTPRedirect, port servicePort) *routev3.Route_Redir
 	out := &routev3.RedirectAction{
 		HostRedirect:         r.Authority,
 		PathRewriteSpecifier: &routev3.RedirectAction_PathRedirect{PathRedirect: r.Uri},
+	}
+	if r.PrefixRewrite != "" {
+		out.PathRewriteSpecifier = &routev3.RedirectAction_PrefixRewrite{PrefixRewrite: r.PrefixRewrite}
 	}
 	if r.Scheme != "" {
 		out.SchemeRewriteSpecifier = &routev3.RedirectAction_SchemeRedirect{SchemeRedirect: r.Scheme}
@@ -80,41 +85,44 @@ type headerOps struct {
 
 func headerOperations(h *networking.Headers) headerOps {
 	var out headerOps
-	for _, name := range sortedKeys(h.GetRequest().GetSet()) {
-		if isAuthority(name) {
-			out.authority = h.Request.Set[name]
-			continue
-		}
-		out.requestAdd = append(out.requestAdd, headerOption(name, h.Request.Set[name], corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD))
-	}
-	for _, name := range sortedKeys(h.GetRequest().GetAdd()) {
-		if isAuthority(name) {
-			out.authority = h.Request.Add[name]
-			continue
-		}
-		out.requestAdd = append(out.requestAdd, headerOption(name, h.Request.Add[name], corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD))
-	}
-	for _, name := range sortedKeys(h.GetResponse().GetSet()) {
-		out.responseAdd = append(out.responseAdd, headerOption(name, h.Response.Set[name], corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD))
-	}
-	for _, name := range sortedKeys(h.GetResponse().GetAdd()) {
-		out.responseAdd = append(out.responseAdd, headerOption(name, h.Response.Add[name], corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD))
-	}
-	for _, name := range h.GetRequest().GetRemove() {
-		if !isAuthority(name) {
-			out.requestRemove = append(out.requestRemove, name)
-		}
-	}
-	out.responseRemove = h.GetResponse().GetRemove()
+	req, resp := h.GetRequest(), h.GetResponse()
+	out.authority = cmp.Or(authorityIn(req.GetSet()), authorityIn(req.GetAdd()))
+	out.requestAdd = append(headerOptions(req.GetSet(), corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD),
+		headerOptions(req.GetAdd(), corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD)...)
+	out.responseAdd = append(headerOptions(resp.GetSet(), corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD),
+		headerOptions(resp.GetAdd(), corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD)...)
+	out.requestRemove = slices.DeleteFunc(slices.Clone(req.GetRemove()), isInternal)
+	out.responseRemove = slices.DeleteFunc(slices.Clone(resp.GetRemove()), isInternal)
 	return out
 }
 
-func isAuthority(name string) bool {
-	return strings.EqualFold(name, "host") || name == ":authority"
+func headerOptions(values map[string]string, a corev3.HeaderValueOption_HeaderAppendAction) []*corev3.HeaderValueOption {
+	var out []*corev3.HeaderValueOption
+	for _, name := range sortedKeys(values) {
+		if !isInternal(name) {
+			out = append(out, &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: name, Value: values[name]}, AppendAction: a})
+		}
+	}
+	return out
 }
 
-func headerOption(name, value string, a corev3.HeaderValueOption_HeaderAppendAction) *corev3.HeaderValueOption {
-	return &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: name, Value: value}, AppendAction: a}
+// authorityIn gives the value for Host among headers; the last by name where there are several.
+func authorityIn(values map[string]string) (out string) {
+	for _, name := range sortedKeys(values) {
+		if isAuthority(name) {
+			out = values[name]
+		}
+	}
+	return out
+}
+
+// isInternal tells whether Envoy lets nobody change a header: pseudo-headers, and Host, which is a rewrite of its own.
+func isInternal(name string) bool {
+	return strings.HasPrefix(name, ":") || strings.EqualFold(name, "host")
+}
+
+func isAuthority(name string) bool {
+	return strings.EqualFold(name, "host") || strings.EqualFold(name, ":authority")
 }
 
 // rewrite writes HTTPRoute.rewrite; a uri replaces the matched prefix, or all of an exact path.
@@ -243,10 +251,10 @@ func cors(p *networking.CorsPolicy) *corsv3.CorsPolicy {
 		out.AllowOriginStringMatch = exactSANs(p.AllowOrigin)
 	}
 	switch p.UnmatchedPreflights {
-	case networking.CorsPolicy_FORWARD:
-		out.ForwardNotMatchingPreflights = wrapperspb.Bool(true)
 	case networking.CorsPolicy_IGNORE:
 		out.ForwardNotMatchingPreflights = wrapperspb.Bool(false)
+	default:
+		out.ForwardNotMatchingPreflights = wrapperspb.Bool(true)
 	}
 	return out
 }

@@ -9,6 +9,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -27,13 +28,14 @@ const protocolOptionsName = "envoy.extensions.upstreams.http.v3.HttpProtocolOpti
 
 // clusterContext is what one cluster is made from.
 type clusterContext struct {
-	service *service
-	port    servicePort
-	subset  *subset        // nil for the whole service
-	from    *config.Object // the DestinationRule it names in its metadata; nil when there is none
-	policy  policy
-	members []member
-	options *httpv3.HttpProtocolOptions // nil until something needs it
+	service  *service
+	port     servicePort
+	subset   *subset        // nil for the whole service
+	from     *config.Object // the DestinationRule it names in its metadata; nil when there is none
+	policy   policy
+	members  []member
+	options  *httpv3.HttpProtocolOptions // nil until something needs it
+	upgrades bool                        // MeshConfig's h2UpgradePolicy
 }
 
 // clustersOf gives the clusters of a service and the load assignments of those that get theirs by EDS. What is blocked has
@@ -61,7 +63,7 @@ func (c *compiler) contexts(s *service) []*clusterContext {
 		if port.protocol == datagram {
 			continue
 		}
-		whole := &clusterContext{service: s, port: port, policy: s.rule.policyFor(port.number, nil), members: c.membersOf(s, port, nil)}
+		whole := &clusterContext{service: s, port: port, upgrades: c.mesh.upgradesHTTP2, policy: c.policyFor(s.rule, port.number, nil), members: c.membersOf(s, port, nil)}
 		out = append(out, whole)
 		if s.rule == nil {
 			continue
@@ -73,8 +75,8 @@ func (c *compiler) contexts(s *service) []*clusterContext {
 		for i := range s.rule.subsets {
 			sub := &s.rule.subsets[i]
 			out = append(out, &clusterContext{
-				service: s, port: port, subset: sub, from: s.rule.from,
-				policy:  s.rule.policyFor(port.number, sub),
+				service: s, port: port, subset: sub, from: s.rule.from, upgrades: c.mesh.upgradesHTTP2,
+				policy:  c.policyFor(s.rule, port.number, sub),
 				members: c.membersOf(s, port, sub.Labels),
 			})
 		}
@@ -116,6 +118,9 @@ func (c *compiler) cluster(cc *clusterContext) (*clusterv3.Cluster, *endpointv3.
 	c.applyPool(cc, cl)
 	c.applyBalancer(cc, cl)
 	c.applyOutlier(s, cl, cc.policy.outlier)
+	if codes := cc.policy.outlier.GetOutlierDetectionHttpErrorCodes(); len(codes) > 0 {
+		cc.httpOptions().OutlierDetection = &httpv3.HttpProtocolOptions_OutlierDetection{ErrorMatcher: countedStatuses(codes)}
+	}
 	c.applyTLS(cc, cl)
 	applyProtocol(cc, cl)
 	if cl.LbPolicy == clusterv3.Cluster_CLUSTER_PROVIDED {
@@ -185,8 +190,10 @@ func (c *compiler) applyPool(cc *clusterContext, cl *clusterv3.Cluster) {
 	if d := tcp.GetConnectTimeout(); d != nil {
 		cl.ConnectTimeout = d
 	}
-	if k := tcp.GetTcpKeepalive(); k != nil {
-		cl.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{TcpKeepalive: keepalive(k)}
+	if c.mesh.keepalive != nil || tcp.GetTcpKeepalive() != nil {
+		k := keepalive(c.mesh.keepalive)
+		proto.Merge(k, keepalive(tcp.GetTcpKeepalive()))
+		cl.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{TcpKeepalive: k}
 	}
 	common := &corev3.HttpProtocolOptions{IdleTimeout: http.GetIdleTimeout(), MaxConnectionDuration: tcp.GetMaxConnectionDuration()}
 	if common.IdleTimeout == nil {
@@ -195,7 +202,8 @@ func (c *compiler) applyPool(cc *clusterContext, cl *clusterv3.Cluster) {
 	if n := http.GetMaxRequestsPerConnection(); n > 0 {
 		common.MaxRequestsPerConnection = wrapperspb.UInt32(uint32(n))
 	}
-	if common.IdleTimeout != nil || common.MaxConnectionDuration != nil || common.MaxRequestsPerConnection != nil {
+	if common.IdleTimeout != nil || common.MaxConnectionDuration != nil || common.MaxRequestsPerConnection != nil ||
+		http.GetMaxConcurrentStreams() > 0 || http.GetHttp2KeepAlive() != nil {
 		cc.httpOptions().CommonHttpProtocolOptions = common
 	}
 }
@@ -208,27 +216,29 @@ func limit(n int32) *wrapperspb.UInt32Value {
 	return wrapperspb.UInt32(math.MaxUint32)
 }
 
-// retryBudget: percent 20 and at least 3 retries at once are Envoy's defaults, which Istio's documentation repeats.
+// retryBudget: percent 20 and at least 3 retries at once unless said otherwise, as Istio's documentation has it.
 func retryBudget(b *networking.TrafficPolicy_RetryBudget) *clusterv3.CircuitBreakers_Thresholds_RetryBudget {
-	out := &clusterv3.CircuitBreakers_Thresholds_RetryBudget{BudgetInterval: b.BudgetInterval}
+	out := &clusterv3.CircuitBreakers_Thresholds_RetryBudget{
+		BudgetPercent: &typev3.Percent{Value: 20}, BudgetInterval: b.BudgetInterval, MinRetryConcurrency: wrapperspb.UInt32(3),
+	}
 	if b.Percent != nil {
-		out.BudgetPercent = &typev3.Percent{Value: b.Percent.Value}
+		out.BudgetPercent.Value = b.Percent.Value
 	}
 	if b.MinRetryConcurrency > 0 {
-		out.MinRetryConcurrency = wrapperspb.UInt32(b.MinRetryConcurrency)
+		out.MinRetryConcurrency.Value = b.MinRetryConcurrency
 	}
 	return out
 }
 
 func keepalive(k *networking.ConnectionPoolSettings_TCPSettings_TcpKeepalive) *corev3.TcpKeepalive {
 	out := &corev3.TcpKeepalive{}
-	if k.Probes > 0 {
+	if k.GetProbes() > 0 {
 		out.KeepaliveProbes = wrapperspb.UInt32(k.Probes)
 	}
-	if k.Time != nil {
+	if k.GetTime() != nil {
 		out.KeepaliveTime = seconds(k.Time)
 	}
-	if k.Interval != nil {
+	if k.GetInterval() != nil {
 		out.KeepaliveInterval = seconds(k.Interval)
 	}
 	return out
@@ -245,21 +255,33 @@ func (cc *clusterContext) httpOptions() *httpv3.HttpProtocolOptions {
 	return cc.options
 }
 
-// speaksHTTP2 tells whether requests go upstream as HTTP/2.
+// speaksHTTP2 tells whether requests go upstream as HTTP/2: on ports that say so, and where the rule asks for an upgrade,
+// or the mesh does for HTTP ports and the rule says nothing.
 func (cc *clusterContext) speaksHTTP2() bool {
-	return cc.port.protocol == http2 ||
-		cc.port.protocol == plainHTTP && cc.policy.pool.GetHttp().GetH2UpgradePolicy() == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE
+	http := cc.policy.pool.GetHttp()
+	switch {
+	case cc.port.protocol == http2:
+		return true
+	case http.GetUseClientProtocol() || cc.port.protocol == sniffed:
+		return false
+	case http.GetH2UpgradePolicy() != networking.ConnectionPoolSettings_HTTPSettings_DEFAULT:
+		return http.GetH2UpgradePolicy() == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE
+	}
+	return cc.upgrades && cc.port.protocol == plainHTTP
 }
 
 // followsClient tells whether requests go upstream in the version they came in.
 func (cc *clusterContext) followsClient() bool {
-	return cc.port.protocol == sniffed || cc.port.protocol.http() && cc.policy.pool.GetHttp().GetUseClientProtocol()
+	return cc.policy.pool.GetHttp().GetUseClientProtocol() || cc.port.protocol == sniffed
 }
 
 // applyProtocol writes the upstream HTTP version and what else stands in HttpProtocolOptions; the options demand a version
 // as soon as they say anything.
 func applyProtocol(cc *clusterContext, cl *clusterv3.Cluster) {
-	h2 := http2Options(cc.policy.pool.GetHttp())
+	h2 := &corev3.Http2ProtocolOptions{}
+	if cc.speaksHTTP2() {
+		h2 = http2Options(cc.policy.pool.GetHttp())
+	}
 	switch {
 	case cc.followsClient():
 		cc.httpOptions().UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{

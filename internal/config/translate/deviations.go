@@ -3,6 +3,7 @@ package translate
 //lint:file-ignore SA1019 istiod emits fields that Envoy calls deprecated
 
 import (
+	"net/netip"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -83,7 +84,7 @@ func (c *compiler) rewritesHost(s *service, port servicePort, sub *subset) bool 
 				"%s: %q is neither %q nor %q, and is ignored", AnnotationHostRewrite, v, HostPreserve, HostEndpoint))
 		}
 	}
-	cc := &clusterContext{service: s, port: port, subset: sub, policy: s.rule.policyFor(port.number, sub)}
+	cc := &clusterContext{service: s, port: port, subset: sub, policy: c.policyFor(s.rule, port.number, sub)}
 	return c.namesFollowEndpoints(cc)
 }
 
@@ -129,6 +130,24 @@ func certificatesByFile(common *tlsv3.CommonTlsContext, t *networking.ClientTLSS
 
 func fileSource(path string) *corev3.DataSource {
 	return &corev3.DataSource{Specifier: &corev3.DataSource_Filename{Filename: path}}
+}
+
+// destinationPort: a destination without port means its service's only port, as the field's documentation says. istiod looks
+// among the services of the request's own port only, so that a service on another port gets a cluster that does not exist.
+func (c *compiler) destinationPort(d *networking.Destination, port servicePort) uint32 {
+	if n := d.GetPort().GetNumber(); n > 0 || !c.group.CompatIstio {
+		return c.onlyPort(d, port)
+	}
+	return port.number
+}
+
+// namedAddresses belongs to deviation 3 (T15): requests to any of a host's addresses are for it. istiod makes a service of
+// each address and names only the last one in its routes.
+func (c *compiler) namedAddresses(s *service) []netip.Prefix {
+	if c.group.CompatIstio && len(s.vips) > 1 {
+		return s.vips[len(s.vips)-1:]
+	}
+	return s.vips
 }
 
 // copiesOf belongs to deviation 3 (T15): istiod makes one service of each stated address and then gives a STATIC service's
@@ -179,15 +198,9 @@ func (c *compiler) updateFrequency() int32 {
 	return 1
 }
 
-// planAnyAddress belongs to deviation 3: Istio gives a TCP host without addresses every connection to its port, whatever
+// takesAnyAddress belongs to deviation 3: Istio gives a TCP host without addresses every connection to its port, whatever
 // address it goes to. detour never takes what nobody declared: such a host is reached by its allocated address only.
-func (c *compiler) planAnyAddress(plan planner, s *service, p servicePort) {
-	if c.group.CompatIstio {
-		c.planAddress(plan(c.anyAddress(), p.number), s, p)
-		return
-	}
-	c.unreachable(s, p)
-}
+func (c *compiler) takesAnyAddress() bool { return c.group.CompatIstio }
 
 // blocked tells why nothing may be sent to a service under a policy; "" when all is well. It is blocked when its
 // DestinationRule is refused, because what that asked for can't be known; and (deviation 3, T14) when TLS was asked for

@@ -6,18 +6,46 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 )
 
-// hashPolicy gives what is hashed on the way to a destination whose balancer is consistentHash.
-func (c *compiler) hashPolicy(d *networking.Destination, port servicePort) []*routev3.RouteAction_HashPolicy {
-	s := c.byHost[resolveHost(d.GetHost())]
-	if s == nil {
+// What istiod does (route.go, hashForService and HashForHTTPDestination): the settings of a port count before those of all
+// only where they hash too, and for a destination of a VirtualService only where it names the port.
+
+type consistentHash = networking.LoadBalancerSettings_ConsistentHashLB
+
+// defaultHash gives what is hashed on a service's default route.
+func (c *compiler) defaultHash(s *service, port servicePort) *consistentHash {
+	if s.rule == nil {
 		return nil
 	}
-	return requestHash(s.rule.policyFor(c.destinationPort(d, port), s.subset(d.GetSubset())))
+	return hashIn(s.rule.policy, port.number)
+}
+
+// destinationHash gives what is hashed on the way to a destination of a VirtualService.
+func (c *compiler) destinationHash(d *networking.Destination) *consistentHash {
+	s := c.byHost[resolveHost(d.GetHost())]
+	if s == nil || s.rule == nil {
+		return nil
+	}
+	port := d.GetPort().GetNumber()
+	if sub := s.subset(d.GetSubset()); sub != nil {
+		if h := hashIn(sub.TrafficPolicy, port); h != nil {
+			return h
+		}
+	}
+	return hashIn(s.rule.policy, port)
+}
+
+// hashIn gives a policy's hash for a port; 0 stands for no port in particular.
+func hashIn(tp *networking.TrafficPolicy, port uint32) *consistentHash {
+	if i := portSettings(tp, port); port != 0 && i >= 0 {
+		if h := tp.PortLevelSettings[i].GetLoadBalancer().GetConsistentHash(); h != nil {
+			return h
+		}
+	}
+	return tp.GetLoadBalancer().GetConsistentHash()
 }
 
 // requestHash writes consistentHash's key for requests.
-func requestHash(p policy) []*routev3.RouteAction_HashPolicy {
-	h := p.balancer.GetConsistentHash()
+func requestHash(h *consistentHash) []*routev3.RouteAction_HashPolicy {
 	out := &routev3.RouteAction_HashPolicy{}
 	switch k := h.GetHashKey().(type) {
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName:
@@ -25,11 +53,8 @@ func requestHash(p policy) []*routev3.RouteAction_HashPolicy {
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpCookie:
 		out.PolicySpecifier = &routev3.RouteAction_HashPolicy_Cookie_{Cookie: hashCookie(k.HttpCookie)}
 	case *networking.LoadBalancerSettings_ConsistentHashLB_UseSourceIp:
-		if !k.UseSourceIp {
-			return nil
-		}
 		out.PolicySpecifier = &routev3.RouteAction_HashPolicy_ConnectionProperties_{
-			ConnectionProperties: &routev3.RouteAction_HashPolicy_ConnectionProperties{SourceIp: true},
+			ConnectionProperties: &routev3.RouteAction_HashPolicy_ConnectionProperties{SourceIp: k.UseSourceIp},
 		}
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpQueryParameterName:
 		out.PolicySpecifier = &routev3.RouteAction_HashPolicy_QueryParameter_{
@@ -50,9 +75,19 @@ func hashCookie(k *networking.LoadBalancerSettings_ConsistentHashLB_HTTPCookie) 
 	return out
 }
 
-// connectionHash is the same for connections: only the source address can be a key there.
-func connectionHash(p policy) []*typev3.HashPolicy {
-	if !p.balancer.GetConsistentHash().GetUseSourceIp() {
+// connectionHash is the same for connections: only the source address can be a key there, and only as the whole rule or the
+// subset says it.
+func connectionHash(r *rule, subset string) []*typev3.HashPolicy {
+	if r == nil {
+		return nil
+	}
+	bySource := r.policy.GetLoadBalancer().GetConsistentHash().GetUseSourceIp()
+	for _, sub := range r.subsets {
+		if sub.Name == subset && sub.TrafficPolicy.GetLoadBalancer() != nil {
+			bySource = sub.TrafficPolicy.LoadBalancer.GetConsistentHash().GetUseSourceIp()
+		}
+	}
+	if !bySource {
 		return nil
 	}
 	return []*typev3.HashPolicy{{PolicySpecifier: &typev3.HashPolicy_SourceIp_{SourceIp: &typev3.HashPolicy_SourceIp{}}}}

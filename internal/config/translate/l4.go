@@ -15,60 +15,85 @@ import (
 	"detour.dev/detour/internal/config"
 )
 
-// planner gives the plan of a listener, made on first use.
-type planner func(address string, port uint32) *listenerPlan
-
-// planTLS adds a TLS or HTTPS port: a chain by SNI on 0.0.0.0_PORT. A host with addresses gets a chain by address beside it,
-// for clients that send no SNI; istiod gives such a host a listener of its own without a chain by SNI.
-func (c *compiler) planTLS(plan planner, s *service, p servicePort) {
-	single := slices.IndexFunc(s.vips, netip.Prefix.IsSingleIP)
-	if c.group.CompatIstio && single >= 0 {
-		c.planAddress(plan(s.vips[single].Addr().String(), p.number), s, p)
+// addTLS adds a TLS or HTTPS port: a chain by SNI on 0.0.0.0_PORT. A host with addresses gets a chain by address beside it,
+// for clients that send no SNI; istiod gives each address a listener of its own instead, without SNI.
+func (b *listenerBuilder) addTLS(e *egress, s *service, p servicePort) {
+	if !b.c.group.CompatIstio {
+		chains := b.c.tlsChains(s, p, nil, true)
+		if len(s.vips) > 0 {
+			chains = append(chains, &chainPlan{ranges: s.vips, filters: chains[len(chains)-1].filters})
+		}
+		b.addConnections(e, s, p, b.c.anyAddress(), chains)
 		return
 	}
-	pl := plan(c.anyAddress(), p.number)
-	if pl.all != nil {
-		c.conflict(s, p, pl.all)
-		return
-	}
-	pl.peek = pl.peek || len(s.vips) == 0
-	if c.planSNIRoutes(pl, s, p) {
-		return
-	}
-	filters := c.tcpFilters(s, p, clusterName(p.number, "", s.host))
-	if s.spec.Resolution == networking.ServiceEntry_DYNAMIC_DNS {
-		filters = append([]*listenerv3.Filter{c.sniForwarder(s, p)}, filters...)
-	}
-	pl.add(chain(&listenerv3.FilterChainMatch{ServerNames: []string{s.host}}, filters))
-	if len(s.vips) > 0 && !c.group.CompatIstio {
-		pl.add(chain(&listenerv3.FilterChainMatch{PrefixRanges: prefixRanges(s.vips...)}, filters))
-	}
+	b.each(s, func(address string, ranges []netip.Prefix) {
+		b.addConnections(e, s, p, address, b.c.tlsChains(s, p, ranges, address == b.c.anyAddress()))
+	})
 }
 
-// planSNIRoutes adds the chains that VirtualServices' tls rules ask for; false when there are none for the port.
-func (c *compiler) planSNIRoutes(pl *listenerPlan, s *service, p servicePort) bool {
-	found := false
-	if s.refused != nil {
-		return false
+// addTCP adds a TCP port: a listener for every address, chains by prefix on 0.0.0.0_PORT for ranges.
+func (b *listenerBuilder) addTCP(e *egress, s *service, p servicePort) {
+	if len(s.vips) == 0 && !b.c.takesAnyAddress() {
+		b.c.unreachable(s, p)
+		return
 	}
+	b.each(s, func(address string, ranges []netip.Prefix) {
+		b.addConnections(e, s, p, address, b.c.tcpChains(s, p, ranges))
+	})
+}
+
+// tlsChains gives the chains of a TLS port: what VirtualServices' tls rules ask for, else one to the service's own cluster,
+// matched by SNI where the address does not tell.
+func (c *compiler) tlsChains(s *service, p servicePort, ranges []netip.Prefix, bySNI bool) []*chainPlan {
+	var out []*chainPlan
+	if s.refused == nil {
+		out = c.sniRoutes(s, p, ranges)
+	}
+	if len(out) > 0 {
+		return out
+	}
+	ch := &chainPlan{ranges: ranges, filters: c.tcpFilters(s, p)}
+	dynamic := s.spec.Resolution == networking.ServiceEntry_DYNAMIC_DNS
+	if bySNI || dynamic {
+		ch.sni = []string{s.host}
+	}
+	if dynamic {
+		ch.filters = append([]*listenerv3.Filter{c.sniForwarder(s, p)}, ch.filters...)
+	}
+	return []*chainPlan{ch}
+}
+
+// sniRoutes gives the chains of VirtualServices' tls rules for a port.
+func (c *compiler) sniRoutes(s *service, p servicePort, ranges []netip.Prefix) []*chainPlan {
+	var out []*chainPlan
 	for _, o := range s.routers {
 		for _, rule := range o.Spec.(*networking.VirtualService).Tls {
 			for _, m := range rule.Match {
-				if m.Port != 0 && m.Port != p.number || !forSidecars(m.Gateways) || !c.isSource(m.SourceLabels, m.SourceNamespace) {
+				if len(rule.Route) == 0 || m.Port != 0 && m.Port != p.number || !forSidecars(m.Gateways) || !c.isSource(m.SourceLabels, m.SourceNamespace) {
 					continue
 				}
-				match := &listenerv3.FilterChainMatch{ServerNames: m.SniHosts}
-				for _, d := range m.DestinationSubnets {
-					if pre, ok := parsePrefix(d); ok {
-						match.PrefixRanges = append(match.PrefixRanges, prefixRanges(pre)...)
-					}
+				ch := &chainPlan{sni: m.SniHosts, ranges: ranges, filters: c.routedFilters(o, p, rule.Route)}
+				if len(m.DestinationSubnets) > 0 && p.number > 0 {
+					ch.ranges = prefixes(m.DestinationSubnets)
 				}
-				found = true
-				pl.add(chain(match, c.routedFilters(s, p, rule.Route)))
+				if !slices.ContainsFunc(out, func(have *chainPlan) bool { return have.key() == ch.key() }) {
+					out = append(out, ch)
+				}
 			}
 		}
 	}
-	return found
+	return out
+}
+
+// prefixes reads addresses and ranges.
+func prefixes(list []string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range list {
+		if p, ok := parsePrefix(s); ok {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // isSource tells whether the group is among the callers that a match names.
@@ -76,96 +101,99 @@ func (c *compiler) isSource(labels map[string]string, namespace string) bool {
 	return labelsInclude(c.group.Labels, labels) && (namespace == "" || namespace == c.group.Namespace)
 }
 
-// planTCP adds a TCP port: a listener for every address, chains by prefix on 0.0.0.0_PORT for ranges.
-func (c *compiler) planTCP(plan planner, s *service, p servicePort) {
-	var ranges []netip.Prefix
-	placed := false
-	for _, v := range s.vips {
-		if !v.IsSingleIP() {
-			ranges = append(ranges, v)
-			continue
-		}
-		placed = true
-		c.planAddress(plan(v.Addr().String(), p.number), s, p)
-	}
-	if len(ranges) > 0 {
-		pl := plan(c.anyAddress(), p.number)
-		if pl.all != nil {
-			c.conflict(s, p, pl.all)
-			return
-		}
-		pl.add(chain(&listenerv3.FilterChainMatch{PrefixRanges: prefixRanges(ranges...)}, c.l4Filters(s, p)))
-		return
-	}
-	if !placed {
-		c.planAnyAddress(plan, s, p)
-	}
-}
-
-// planAddress gives a service all connections to one of its addresses.
-func (c *compiler) planAddress(pl *listenerPlan, s *service, p servicePort) {
-	if pl.all != nil {
-		c.conflict(s, p, pl.all)
-		return
-	}
-	pl.all = s
-	pl.add(chain(nil, c.l4Filters(s, p)))
-}
-
-// l4Filters gives the filters of a port that is not routed by request: where a VirtualService's tcp rules lead, else to
-// the service's own cluster.
-func (c *compiler) l4Filters(s *service, p servicePort) []*listenerv3.Filter {
+// tcpChains gives the chains of a port that is not routed by request or name: those of VirtualServices' tcp rules, up to the
+// first rule that takes every destination, else one to the service's own cluster.
+func (c *compiler) tcpChains(s *service, p servicePort, ranges []netip.Prefix) []*chainPlan {
+	var out []*chainPlan
 	if s.refused == nil {
 		for _, o := range s.routers {
 			for _, rule := range o.Spec.(*networking.VirtualService).Tcp {
-				if c.tcpRuleApplies(rule, p) {
-					return c.routedFilters(s, p, rule.Route)
+				if len(rule.Route) == 0 {
+					continue
 				}
+				subnets, applies := c.tcpRule(rule, p)
+				if !applies {
+					continue
+				}
+				ch := &chainPlan{ranges: ranges, filters: c.routedFilters(o, p, rule.Route)}
+				if len(subnets) == 0 {
+					return append(out, ch)
+				}
+				ch.ranges = subnets
+				out = append(out, ch)
 			}
 		}
 	}
-	return c.tcpFilters(s, p, clusterName(p.number, "", s.host))
+	own := &chainPlan{ranges: ranges, filters: c.tcpFilters(s, p)}
+	if slices.ContainsFunc(out, func(have *chainPlan) bool { return have.key() == own.key() }) {
+		return out
+	}
+	return append(out, own)
 }
 
-func (c *compiler) tcpRuleApplies(rule *networking.TCPRoute, p servicePort) bool {
-	return len(rule.Match) == 0 || slices.ContainsFunc(rule.Match, func(m *networking.L4MatchAttributes) bool {
-		return (m.Port == 0 || m.Port == p.number) && forSidecars(m.Gateways) && c.isSource(m.SourceLabels, m.SourceNamespace)
-	})
+// tcpRule tells whether a rule is for a port and this caller, and to which destinations it is limited; none means all.
+func (c *compiler) tcpRule(rule *networking.TCPRoute, p servicePort) (subnets []netip.Prefix, applies bool) {
+	if len(rule.Match) == 0 {
+		return nil, true
+	}
+	for _, m := range rule.Match {
+		if m.Port != 0 && m.Port != p.number || !forSidecars(m.Gateways) || !c.isSource(m.SourceLabels, m.SourceNamespace) {
+			continue
+		}
+		if len(m.DestinationSubnets) == 0 || p.number == 0 {
+			return nil, true
+		}
+		applies = true
+		subnets = append(subnets, prefixes(m.DestinationSubnets)...)
+	}
+	return subnets, applies
 }
 
-// tcpFilters relays bytes to one cluster.
-func (c *compiler) tcpFilters(s *service, p servicePort, cluster string) []*listenerv3.Filter {
+// tcpFilters relays bytes to a service's own cluster: on the port the connection came to, or the service's only one.
+func (c *compiler) tcpFilters(s *service, p servicePort) []*listenerv3.Filter {
+	port := p.number
+	if len(s.ports) == 1 {
+		port = s.ports[0].number
+	}
+	cluster := clusterName(port, "", s.host)
 	t := &tcpv3.TcpProxy{StatPrefix: cluster, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster}}
-	return c.relay(s, p, t)
+	return relay(s.rule, "", p, t)
 }
 
-// routedFilters relays bytes where a rule of a VirtualService leads.
-func (c *compiler) routedFilters(s *service, p servicePort, dests []*networking.RouteDestination) []*listenerv3.Filter {
+// routedFilters relays bytes where a rule of a VirtualService leads. How connections live comes from the first
+// destination's DestinationRule.
+func (c *compiler) routedFilters(o *config.Object, p servicePort, dests []*networking.RouteDestination) []*listenerv3.Filter {
+	var r *rule
+	if s := c.byHost[resolveHost(dests[0].GetDestination().GetHost())]; s != nil {
+		r = s.rule
+	}
 	if len(dests) == 1 {
-		return c.tcpFilters(s, p, c.destinationCluster(dests[0].Destination, p))
+		cluster := c.relayCluster(dests[0].Destination, p)
+		t := &tcpv3.TcpProxy{StatPrefix: cluster, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster}}
+		return relay(r, dests[0].GetDestination().GetSubset(), p, t)
 	}
 	w := &tcpv3.TcpProxy_WeightedCluster{}
 	for _, d := range dests {
 		if d.Weight > 0 {
 			w.Clusters = append(w.Clusters, &tcpv3.TcpProxy_WeightedCluster_ClusterWeight{
-				Name: c.destinationCluster(d.Destination, p), Weight: uint32(d.Weight),
+				Name: c.relayCluster(d.Destination, p), Weight: uint32(d.Weight),
 			})
 		}
 	}
-	return c.relay(s, p, &tcpv3.TcpProxy{StatPrefix: s.host, ClusterSpecifier: &tcpv3.TcpProxy_WeightedClusters{WeightedClusters: w}})
+	return relay(r, "", p, &tcpv3.TcpProxy{StatPrefix: o.Name + "." + o.Namespace, ClusterSpecifier: &tcpv3.TcpProxy_WeightedClusters{WeightedClusters: w}})
 }
 
 // relay finishes a tcp_proxy: the life of its connections comes from the top-level connectionPool.tcp even where
-// portLevelSettings replace the cluster's (SEMANTICS §5), and Mongo is watched on its way.
-func (c *compiler) relay(s *service, p servicePort, t *tcpv3.TcpProxy) []*listenerv3.Filter {
-	if s.rule != nil {
-		tcp := s.rule.policy.GetConnectionPool().GetTcp()
+// portLevelSettings replace the cluster's (SEMANTICS §5), a tunnel from the subset, and Mongo is watched on its way.
+func relay(r *rule, subset string, p servicePort, t *tcpv3.TcpProxy) []*listenerv3.Filter {
+	if r != nil {
+		tcp := r.policy.GetConnectionPool().GetTcp()
 		t.IdleTimeout, t.MaxDownstreamConnectionDuration = tcp.GetIdleTimeout(), tcp.GetMaxConnectionDuration()
-		if tn := s.rule.policy.GetTunnel(); tn != nil {
+		if tn := r.tunnel(subset); tn != nil {
 			t.TunnelingConfig = tunnelling(tn)
 		}
 	}
-	t.HashPolicy = connectionHash(s.rule.policyFor(p.number, nil))
+	t.HashPolicy = connectionHash(r, subset)
 	out := []*listenerv3.Filter{tcpProxy(t)}
 	if p.protocol == mongo {
 		m := &listenerv3.Filter{Name: "envoy.filters.network.mongo_proxy", ConfigType: &listenerv3.Filter_TypedConfig{
@@ -176,10 +204,25 @@ func (c *compiler) relay(s *service, p servicePort, t *tcpv3.TcpProxy) []*listen
 	return out
 }
 
+// tunnel gives the tunnel of a subset, or of the whole rule where no subset is meant.
+func (r *rule) tunnel(subset string) *networking.TrafficPolicy_TunnelSettings {
+	if subset == "" {
+		return r.policy.GetTunnel()
+	}
+	for _, s := range r.subsets {
+		if s.Name == subset {
+			return s.TrafficPolicy.GetTunnel()
+		}
+	}
+	return nil
+}
+
+const sniForwarderName = "envoy.extensions.filters.network.sni_dynamic_forward_proxy"
+
 // sniForwarder fills the DNS cache of a dynamic cluster from the ClientHello's name.
 func (c *compiler) sniForwarder(s *service, p servicePort) *listenerv3.Filter {
 	return &listenerv3.Filter{
-		Name: "envoy.extensions.filters.network.sni_dynamic_forward_proxy",
+		Name: sniForwarderName,
 		ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: mustAny(&snidfpv3.FilterConfig{
 			DnsCacheConfig: c.dnsCache(s.host),
 			PortSpecifier:  &snidfpv3.FilterConfig_PortValue{PortValue: p.number},

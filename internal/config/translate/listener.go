@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -40,44 +41,75 @@ const (
 
 // listenerPlan is one listener while services add their chains to it.
 type listenerPlan struct {
-	address string
-	port    uint32
-	http    *listenerv3.FilterChain   // the chain for requests; nil when no service of the port speaks HTTP
-	chains  []*listenerv3.FilterChain // by SNI or address, first come first served
-	rest    *listenerv3.FilterChain   // of a port without protocol: what does not look like HTTP
-	all     *service                  // a TCP service without addresses: takes every connection of the port
-	peek    bool                      // a host without addresses of its own can be meant by connections to any address
-	seen    map[string]bool           // matches of chains, so that none occurs twice
+	address string // an IP address, or unix:// and a path
+	port    servicePort
+	state   planState
+	chains  []*chainPlan
+	owner   *service // who came first
+	bound   bool     // it has a socket of its own
+	locked  bool     // an egress listener with this port has it; nobody else gets in
+	peek    bool     // a host without addresses of its own can be meant by connections to any address
+}
+
+// planState tells what a listener takes so far: what it then lets in beside it depends on that.
+type planState int
+
+const (
+	takesHTTP planState = iota
+	takesTCP
+	takesBoth // told apart by the first bytes
+)
+
+// chainPlan is one filter chain. Without sni, ranges and http it takes everything.
+type chainPlan struct {
+	sni     []string
+	ranges  []netip.Prefix
+	http    bool // plain text that looks like HTTP
+	filters []*listenerv3.Filter
+}
+
+func (ch *chainPlan) matchesAll() bool { return len(ch.sni) == 0 && len(ch.ranges) == 0 && !ch.http }
+
+// key is the same for chains that Envoy could not tell apart.
+func (ch *chainPlan) key() string {
+	out := strconv.FormatBool(ch.http)
+	sni := slices.Compact(slices.Sorted(slices.Values(ch.sni)))
+	ranges := make([]string, 0, len(ch.ranges))
+	for _, r := range ch.ranges {
+		ranges = append(ranges, r.Masked().String())
+	}
+	slices.Sort(ranges)
+	return out + "|" + strings.Join(sni, ",") + "|" + strings.Join(slices.Compact(ranges), ",")
+}
+
+// listenerBuilder collects the listeners of all egress listeners.
+type listenerBuilder struct {
+	c     *compiler
+	plans map[string]*listenerPlan
 }
 
 // listeners makes the listeners of all ports.
 func (c *compiler) listeners() []*listenerv3.Listener {
-	plans := map[string]*listenerPlan{}
-	plan := func(address string, port uint32) *listenerPlan {
-		name := listenerName(address, port)
-		if plans[name] == nil {
-			plans[name] = &listenerPlan{address: address, port: port, seen: map[string]bool{}}
+	b := &listenerBuilder{c: c, plans: map[string]*listenerPlan{}}
+	for _, e := range c.egress {
+		if e.port != nil {
+			for _, s := range e.services {
+				b.add(e, s, *e.port)
+			}
+			continue
 		}
-		return plans[name]
-	}
-	for _, s := range c.services {
-		for _, p := range s.ports {
-			switch p.protocol {
-			case datagram:
-			case plainHTTP, http2, sniffed:
-				c.planHTTP(plan(c.anyAddress(), p.number), s, p)
-			case opaqueTLS:
-				c.planTLS(plan, s, p)
-			default:
-				c.planTCP(plan, s, p)
+		for _, pl := range b.plans {
+			pl.locked = true
+		}
+		for _, s := range e.services {
+			for _, p := range s.ports {
+				b.add(e, s, p)
 			}
 		}
 	}
 	var out []*listenerv3.Listener
-	for _, name := range sortedKeys(plans) {
-		if l := c.listener(plans[name]); l != nil {
-			out = append(out, l)
-		}
+	for _, name := range sortedKeys(b.plans) {
+		out = append(out, c.listener(b.plans[name]))
 	}
 	return out
 }
@@ -90,52 +122,163 @@ func (c *compiler) anyAddress() string {
 	return anyV4
 }
 
-func (c *compiler) planHTTP(pl *listenerPlan, s *service, p servicePort) {
-	if pl.all != nil {
-		c.conflict(s, p, pl.all)
+// boundAddress is where an egress listener listens whatever its services' addresses are; "" where those decide.
+func (b *listenerBuilder) boundAddress(e *egress) string {
+	switch {
+	case e.bind != "":
+		return e.bind
+	case e.bound && b.c.anyAddress() == anyV6:
+		return "::1"
+	case e.bound:
+		return "127.0.0.1"
+	}
+	return ""
+}
+
+// add makes room for one port of a service. p is the egress listener's own port where it has one.
+func (b *listenerBuilder) add(e *egress, s *service, p servicePort) {
+	bind := b.boundAddress(e)
+	switch p.protocol {
+	case datagram:
+	case plainHTTP, http2:
+		b.addHTTP(e, s, p, cmp.Or(bind, b.c.anyAddress()))
+	case sniffed:
+		if bind != "" {
+			b.addSniffed(e, s, p, bind, nil)
+			return
+		}
+		b.each(s, func(address string, ranges []netip.Prefix) { b.addSniffed(e, s, p, address, ranges) })
+	case opaqueTLS:
+		if bind != "" {
+			b.addConnections(e, s, p, bind, b.c.tlsChains(s, p, nil, bind == b.c.anyAddress() && len(s.vips) == 0))
+			return
+		}
+		b.addTLS(e, s, p)
+	default:
+		if bind != "" {
+			b.addConnections(e, s, p, bind, b.c.tcpChains(s, p, nil))
+			return
+		}
+		b.addTCP(e, s, p)
+	}
+}
+
+// each calls f for every address that a service is reached by: an address gets a listener of its own, a range a chain on
+// the wildcard, and a host without addresses the wildcard itself.
+func (b *listenerBuilder) each(s *service, f func(address string, ranges []netip.Prefix)) {
+	for _, v := range s.vips {
+		if v.IsSingleIP() {
+			f(v.Addr().String(), nil)
+		} else {
+			f(b.c.anyAddress(), []netip.Prefix{v})
+		}
+	}
+	if len(s.vips) == 0 {
+		f(b.c.anyAddress(), nil)
+	}
+}
+
+// plan gives the listener at an address and port, made by make when there is none, and whether it is new; nil when it is
+// closed to this egress listener or can't be shared by the two protocols.
+func (b *listenerBuilder) plan(e *egress, s *service, p servicePort, address string, state planState) (pl *listenerPlan, fresh bool) {
+	name := listenerName(address, p.number)
+	pl = b.plans[name]
+	switch {
+	case pl == nil:
+		pl = &listenerPlan{address: address, port: p, state: state, owner: s, bound: e.bound}
+		b.plans[name] = pl
+		return pl, true
+	case pl.locked:
+		return nil, false
+	case pl.port.wellKnown != p.wellKnown && (serverFirst(pl.port) || serverFirst(p)):
+		b.conflict(s, p, pl.owner)
+		return nil, false
+	}
+	return pl, false
+}
+
+// serverFirst tells whether a protocol's server speaks first, so that no port can be shared by looking at first bytes.
+func serverFirst(p servicePort) bool { return p.wellKnown == "MONGO" || p.wellKnown == "MYSQL" }
+
+func (b *listenerBuilder) addHTTP(e *egress, s *service, p servicePort, address string) {
+	pl, fresh := b.plan(e, s, p, address, takesHTTP)
+	if pl == nil {
 		return
 	}
 	pl.peek = pl.peek || len(s.vips) == 0
-	if pl.http == nil {
-		pl.http = &listenerv3.FilterChain{
-			FilterChainMatch: &listenerv3.FilterChainMatch{TransportProtocol: "raw_buffer", ApplicationProtocols: []string{"http/1.1", "h2c"}},
-			Filters:          []*listenerv3.Filter{c.connectionManager(pl.port)},
-		}
+	if !fresh && pl.state != takesTCP {
+		return
 	}
-	if p.protocol == sniffed && pl.rest == nil {
-		pl.rest = chain(nil, c.tcpFilters(s, p, clusterName(p.number, "", s.host)))
+	ch := &chainPlan{filters: []*listenerv3.Filter{b.c.connectionManager(address, p.number, e.routeName(p.number))}}
+	if address == b.c.anyAddress() && !e.proxied {
+		ch.http, pl.state = true, takesBoth
+	}
+	b.merge(pl, s, p, ch)
+}
+
+// addSniffed adds a port without protocol: requests where the first bytes look like HTTP, else connections. It takes the
+// place of a port that is HTTP alone.
+func (b *listenerBuilder) addSniffed(e *egress, s *service, p servicePort, address string, ranges []netip.Prefix) {
+	pl, fresh := b.plan(e, s, p, address, takesBoth)
+	if pl == nil {
+		return
+	}
+	pl.peek = pl.peek || len(s.vips) == 0
+	tcp := b.c.tcpChains(s, p, ranges)
+	routes := e.routeName(p.number)
+	if address != b.c.anyAddress() {
+		routes = sniffedRouteName(s, p)
+	}
+	http := &chainPlan{http: true, filters: []*listenerv3.Filter{b.c.connectionManager(address, p.number, routes)}}
+	switch {
+	case fresh || pl.state == takesHTTP:
+		pl.chains = append(tcp, http)
+	case pl.state == takesTCP:
+		b.merge(pl, s, p, append(tcp, http)...)
+	default:
+		b.merge(pl, s, p, tcp...)
+	}
+	pl.state = takesBoth
+}
+
+// addConnections adds chains that relay.
+func (b *listenerBuilder) addConnections(e *egress, s *service, p servicePort, address string, chains []*chainPlan) {
+	pl, fresh := b.plan(e, s, p, address, takesTCP)
+	if pl == nil {
+		return
+	}
+	if p.protocol == opaqueTLS {
+		pl.peek = pl.peek || len(s.vips) == 0
+	}
+	if !fresh && pl.state == takesHTTP {
+		pl.state = takesBoth
+	}
+	b.merge(pl, s, p, chains...)
+}
+
+// merge adds the chains that differ from those that are there; the first of equal ones keeps its place.
+func (b *listenerBuilder) merge(pl *listenerPlan, s *service, p servicePort, chains ...*chainPlan) {
+	for _, ch := range chains {
+		if i := slices.IndexFunc(pl.chains, func(have *chainPlan) bool { return have.key() == ch.key() }); i >= 0 {
+			if pl.owner != s {
+				b.conflict(s, p, pl.owner)
+			}
+			continue
+		}
+		pl.chains = append(pl.chains, ch)
 	}
 }
 
 // conflict tells that a service does not get a port because another has all of it.
-func (c *compiler) conflict(s *service, p servicePort, holder *service) {
-	c.report(config.Warningf(s.first, CodePortConflict, "spec.ports",
-		"port %d of %s can't be told from the same port of %s, which takes every connection to it because it has no addresses; give one of the two `addresses`",
+func (b *listenerBuilder) conflict(s *service, p servicePort, holder *service) {
+	b.c.report(config.Warningf(s.first, CodePortConflict, "spec.ports",
+		"port %d of %s can't be told from the same port of %s, which comes first; give one of the two another address",
 		p.number, s.host, holder.host))
 }
 
 // chain makes a filter chain; a nil match takes everything.
 func chain(match *listenerv3.FilterChainMatch, filters []*listenerv3.Filter) *listenerv3.FilterChain {
 	return &listenerv3.FilterChain{FilterChainMatch: match, Filters: filters}
-}
-
-// add appends a chain unless one with the same match is there.
-func (pl *listenerPlan) add(ch *listenerv3.FilterChain) bool {
-	key := string(deterministic(ch.FilterChainMatch))
-	if pl.seen[key] {
-		return false
-	}
-	pl.seen[key] = true
-	pl.chains = append(pl.chains, ch)
-	return true
-}
-
-func deterministic(m proto.Message) []byte {
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
-	if err != nil {
-		panic("translate: " + err.Error())
-	}
-	return b
 }
 
 // prefixRanges gives Envoy's form of addresses and ranges.
@@ -147,48 +290,76 @@ func prefixRanges(ps ...netip.Prefix) []*corev3.CidrRange {
 	return out
 }
 
-// listener builds what a plan came to; nil when nothing was planned.
+// listener builds what a plan came to. The chain that takes everything is the default one; where there is none, what no
+// chain takes falls through.
 func (c *compiler) listener(pl *listenerPlan) *listenerv3.Listener {
-	chains := slices.Clone(pl.chains)
-	if pl.http != nil {
-		chains = append([]*listenerv3.FilterChain{pl.http}, chains...)
-	}
-	if len(chains) == 0 {
-		return nil
-	}
 	l := &listenerv3.Listener{
-		Name:                             listenerName(pl.address, pl.port),
-		Address:                          socketAddress(pl.address, pl.port),
-		FilterChains:                     chains,
-		ListenerFilters:                  inspectors(pl, chains),
-		BindToPort:                       wrapperspb.Bool(false),
+		Name:                             listenerName(pl.address, pl.port.number),
+		Address:                          listenAddress(pl.address, pl.port.number),
+		ListenerFilters:                  inspectors(pl),
 		TrafficDirection:                 corev3.TrafficDirection_OUTBOUND,
 		ContinueOnListenerFiltersTimeout: true,
-		ListenerFiltersTimeout:           durationpb.New(0),
+		ListenerFiltersTimeout:           c.detectionTimeout(pl),
+	}
+	if !pl.bound {
+		l.BindToPort = wrapperspb.Bool(false)
 	}
 	if pl.peek && !c.group.CompatIstio {
 		l.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
 			xds.MetadataKey: mustStruct(map[string]any{xds.MetaPeek: true}),
 		}}
 	}
-	catchAll := slices.ContainsFunc(chains, func(ch *listenerv3.FilterChain) bool { return ch.FilterChainMatch == nil })
+	for _, ch := range pl.chains {
+		if ch.matchesAll() {
+			l.DefaultFilterChain = chain(nil, ch.filters)
+		} else {
+			l.FilterChains = append(l.FilterChains, chain(ch.match(), ch.filters))
+		}
+	}
 	switch {
-	case catchAll:
-	case pl.rest != nil:
-		l.DefaultFilterChain = pl.rest
-	case pl.address == anyV4 || pl.address == anyV6:
+	case l.DefaultFilterChain == nil:
 		l.DefaultFilterChain = chain(nil, []*listenerv3.Filter{c.fallThrough()})
+	case len(l.FilterChains) == 0:
+		l.FilterChains, l.DefaultFilterChain = []*listenerv3.FilterChain{l.DefaultFilterChain}, nil
 	}
 	return l
 }
 
-// inspectors gives the listener filters that the chains' matches need.
-func inspectors(pl *listenerPlan, chains []*listenerv3.FilterChain) []*listenerv3.ListenerFilter {
+// match writes what a chain takes.
+func (ch *chainPlan) match() *listenerv3.FilterChainMatch {
+	m := &listenerv3.FilterChainMatch{PrefixRanges: prefixRanges(ch.ranges...)}
+	if !slices.Contains(ch.sni, "*") {
+		m.ServerNames = slices.Sorted(slices.Values(ch.sni))
+	}
+	if ch.http {
+		m.TransportProtocol, m.ApplicationProtocols = "raw_buffer", []string{"http/1.1", "h2c"}
+	}
+	return m
+}
+
+func listenAddress(address string, port uint32) *corev3.Address {
+	if path, ok := strings.CutPrefix(address, unixPrefix); ok {
+		return &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: path}}}
+	}
+	return socketAddress(address, port)
+}
+
+// detectionTimeout: only where HTTP is told from other things can waiting for the first bytes end; server-first protocols
+// would wait for ever else, which is Istio's default.
+func (c *compiler) detectionTimeout(pl *listenerPlan) *durationpb.Duration {
+	if slices.ContainsFunc(pl.chains, func(ch *chainPlan) bool { return ch.http }) {
+		return c.mesh.detectionTimeout
+	}
+	return durationpb.New(0)
+}
+
+// inspectors gives the listener filters that the chains need: the name in a ClientHello, or what looks like HTTP.
+func inspectors(pl *listenerPlan) []*listenerv3.ListenerFilter {
 	var out []*listenerv3.ListenerFilter
-	if slices.ContainsFunc(chains, func(ch *listenerv3.FilterChain) bool { return len(ch.GetFilterChainMatch().GetServerNames()) > 0 }) {
+	if slices.ContainsFunc(pl.chains, func(ch *chainPlan) bool { return len(ch.sni) > 0 || ch.filters[0].Name == sniForwarderName }) {
 		out = append(out, listenerFilter(tlsInspectorName, &tlsinspectorv3.TlsInspector{}))
 	}
-	if pl.http != nil {
+	if slices.ContainsFunc(pl.chains, func(ch *chainPlan) bool { return ch.http }) {
 		out = append(out, listenerFilter(httpInspectorName, &httpinspectorv3.HttpInspector{}))
 	}
 	return out
@@ -200,7 +371,7 @@ func listenerFilter(name string, m proto.Message) *listenerv3.ListenerFilter {
 
 // fallThrough takes what no chain takes.
 func (c *compiler) fallThrough() *listenerv3.Filter {
-	name := passthroughName
+	name := c.undeclaredCluster()
 	if c.mesh.registryOnly {
 		name = blackHoleName
 	}
@@ -213,12 +384,11 @@ func tcpProxy(t *tcpv3.TcpProxy) *listenerv3.Filter {
 
 // connectionManager routes the requests of a port. What is not ours passes untouched (DESIGN.md rule 9), which a real
 // Envoy has to be told.
-func (c *compiler) connectionManager(port uint32) *listenerv3.Filter {
-	name := strconv.FormatUint(uint64(port), 10)
+func (c *compiler) connectionManager(address string, port uint32, routes string) *listenerv3.Filter {
 	h := &hcmv3.HttpConnectionManager{
-		StatPrefix: "outbound_" + strings.ReplaceAll(listenerName(c.anyAddress(), port), ".", "_") + ";",
+		StatPrefix: "outbound_" + strings.ReplaceAll(listenerName(address, port), ".", "_") + ";",
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{
-			ConfigSource: adsSource(), RouteConfigName: name,
+			ConfigSource: adsSource(), RouteConfigName: routes,
 		}},
 		HttpFilters:                c.httpFilters(port),
 		StreamIdleTimeout:          durationpb.New(0),

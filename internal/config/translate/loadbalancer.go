@@ -84,12 +84,15 @@ func applyHash(cl *clusterv3.Cluster, h *networking.LoadBalancerSettings_Consist
 		}
 		return
 	}
-	size := uint64(1024)
-	if r := h.GetRingHash(); r.GetMinimumRingSize() > 0 {
-		size = r.MinimumRingSize
-	} else if n := h.MinimumRingSize; n > 0 {
-		size = n
-	}
 	cl.LbPolicy = clusterv3.Cluster_RING_HASH
+	size := h.MinimumRingSize
+	if r := h.GetRingHash(); r != nil {
+		if size = r.MinimumRingSize; size == 0 {
+			return // Envoy's own default, which is 1,024 too
+		}
+	}
+	if size == 0 {
+		size = 1024
+	}
 	cl.LbConfig = &clusterv3.Cluster_RingHashLbConfig_{RingHashLbConfig: &clusterv3.Cluster_RingHashLbConfig{MinimumRingSize: wrapperspb.UInt64(size)}}
 }

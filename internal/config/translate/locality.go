@@ -73,7 +73,11 @@ type failoverRule struct{ from, to string }
 
 // placementFor picks the setting: the policy's (none at all where it says enabled: false), else the mesh's.
 func (c *compiler) placementFor(p policy) placement {
-	if z := p.balancer.GetZoneAwareLbSetting(); z != nil {
+	z := p.balancer.GetZoneAwareLbSetting()
+	if z == nil && p.balancer.GetLocalityLbSetting() == nil {
+		z = c.mesh.zoneAware
+	}
+	if z != nil {
 		if z.Enabled != nil && !z.Enabled.Value {
 			return placement{off: true}
 		}

@@ -1,8 +1,6 @@
 package translate
 
 import (
-	"slices"
-
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -11,8 +9,15 @@ import (
 
 // applies tells whether a match can hold for this group and port at all. What is known when routes are compiled (port,
 // gateways, the caller's labels and namespace) is decided here and does not reach the route.
+// Gateways in a match stand for the caller: beside them its labels and namespace are not asked for.
 func (c *compiler) applies(m *networking.HTTPMatchRequest, port servicePort) bool {
-	return (m.Port == 0 || m.Port == port.number) && forSidecars(m.Gateways) && c.isSource(m.SourceLabels, m.SourceNamespace)
+	if m.Port != 0 && m.Port != port.number {
+		return false
+	}
+	if len(m.Gateways) > 0 {
+		return forSidecars(m.Gateways)
+	}
+	return c.isSource(m.SourceLabels, m.SourceNamespace)
 }
 
 // routeMatch writes one match; its fields are all demanded at once. An exact path, a plain string prefix, or a regular
@@ -85,6 +90,6 @@ func stringMatch(m *networking.StringMatch) *matcherv3.StringMatcher {
 
 // catchesAll tells whether every request matches, so that no route after this one can be reached.
 func catchesAll(m *routev3.RouteMatch) bool {
-	all := m.GetPrefix() == "/" || slices.Contains([]string{".*", "/.*"}, m.GetSafeRegex().GetRegex())
+	all := m.GetPrefix() == "/" || m.GetSafeRegex().GetRegex() == ".*"
 	return all && len(m.Headers) == 0 && len(m.QueryParameters) == 0
 }

@@ -70,9 +70,12 @@ func resolveHost(host string) string {
 	return strings.TrimSuffix(strings.ToLower(host), ".")
 }
 
-// exportedTo tells whether an object of namespace ns with that exportTo list is visible from the namespace to. An
-// empty list means everyone (MeshConfig.defaultServiceExportTo's default).
-func exportedTo(exportTo []string, ns, to string) bool {
+// exportedTo tells whether an object of namespace ns with that exportTo list is visible from the namespace to. An empty
+// list means what MeshConfig says of the kind, by default everyone.
+func exportedTo(exportTo, byDefault []string, ns, to string) bool {
+	if len(exportTo) == 0 {
+		exportTo = byDefault
+	}
 	if len(exportTo) == 0 {
 		return true
 	}

@@ -1,13 +1,8 @@
 package translate
 
 import (
-	"time"
-
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	"google.golang.org/protobuf/types/known/durationpb"
-	networking "istio.io/api/networking/v1alpha3"
 
-	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/xds"
 )
 
@@ -48,24 +43,6 @@ func newNode(g xds.NodeGroup) node {
 		}
 	}
 	return n
-}
-
-// mesh holds the settings of Istio's MeshConfig that decide about outbound traffic, with its defaults.
-type mesh struct {
-	connectTimeout *durationpb.Duration
-	dnsRefresh     *durationpb.Duration
-	localityLB     *networking.LocalityLoadBalancerSetting
-	registryOnly   bool
-}
-
-// newMesh gives the mesh-wide settings.
-func newMesh(_ *config.Set, g xds.NodeGroup) mesh {
-	return mesh{
-		connectTimeout: durationpb.New(10 * time.Second),
-		dnsRefresh:     durationpb.New(60 * time.Second),
-		localityLB:     &networking.LocalityLoadBalancerSetting{},
-		registryOnly:   g.RegistryOnly,
-	}
 }
 
 // lookupFamily tells which addresses of a name are asked for. Where the node has both families istiod asks for IPv4 only

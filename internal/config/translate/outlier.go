@@ -1,7 +1,12 @@
 package translate
 
 import (
+	"strconv"
+
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	commonmatcherv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/matcher/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	networking "istio.io/api/networking/v1alpha3"
@@ -28,7 +33,7 @@ func (c *compiler) applyOutlier(s *service, cl *clusterv3.Cluster, o *networking
 	if o.SplitExternalLocalOriginErrors {
 		d.SplitExternalLocalOriginErrors = true
 		d.EnforcingLocalOriginSuccessRate = wrapperspb.UInt32(0)
-		if v := o.ConsecutiveLocalOriginFailures; v != nil {
+		if v := o.ConsecutiveLocalOriginFailures; v.GetValue() > 0 {
 			d.ConsecutiveLocalOriginFailure, d.EnforcingConsecutiveLocalOriginFailure = counted(v)
 		}
 	}
@@ -47,4 +52,23 @@ func counted(v *wrapperspb.UInt32Value) (n, enforcing *wrapperspb.UInt32Value) {
 		return wrapperspb.UInt32(0), wrapperspb.UInt32(0)
 	}
 	return wrapperspb.UInt32(v.Value), wrapperspb.UInt32(100)
+}
+
+// countedStatuses makes only these statuses count as failures, in place of 500 and above.
+func countedStatuses(codes []uint32) *commonmatcherv3.MatchPredicate {
+	var rules []*commonmatcherv3.MatchPredicate
+	for _, code := range codes {
+		exact := &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: strconv.FormatUint(uint64(code), 10)}}
+		rules = append(rules, &commonmatcherv3.MatchPredicate{Rule: &commonmatcherv3.MatchPredicate_HttpResponseHeadersMatch{
+			HttpResponseHeadersMatch: &commonmatcherv3.HttpHeadersMatch{Headers: []*routev3.HeaderMatcher{{
+				Name: ":status", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: exact},
+			}}},
+		}})
+	}
+	if len(rules) == 1 {
+		return rules[0]
+	}
+	return &commonmatcherv3.MatchPredicate{Rule: &commonmatcherv3.MatchPredicate_OrMatch{
+		OrMatch: &commonmatcherv3.MatchPredicate_MatchSet{Rules: rules},
+	}}
 }

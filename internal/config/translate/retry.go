@@ -11,6 +11,9 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 )
 
+// codesOnly is the word by which retriable_status_codes come into force.
+const codesOnly = "retriable-status-codes"
+
 const defaultRetryOn = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
 
 // defaultRetryPolicy is Istio's since its 1.24 (T9): 503 is not among the reasons.
@@ -33,24 +36,34 @@ func otherHosts() []*routev3.RetryPolicy_RetryHostPredicate {
 	}}
 }
 
-// retryPolicy writes VirtualService.http.retries: nil takes the default, attempts 0 or less turn retries off, a number in
-// retryOn is a status code (istiod: core/route/retry/retry.go).
-func (c *compiler) retryPolicy(r *networking.HTTPRetry) *routev3.RetryPolicy {
+// retryPolicy writes VirtualService.http.retries: nil takes MeshConfig's or Istio's default, attempts 0 or less turn
+// retries off, a number in retryOn is a status code (istiod: core/route/retry/retry.go). hashed: the route's only
+// destination is chosen by a hash.
+func (c *compiler) retryPolicy(r *networking.HTTPRetry, hashed bool) *routev3.RetryPolicy {
 	if r == nil {
-		return defaultRetryPolicy()
+		r = c.mesh.retries
+	}
+	p := defaultRetryPolicy()
+	if hashed {
+		// A hash leads to one host again and again; a retry that must avoid it would never find another.
+		p.RetryHostPredicate = nil
+	}
+	if r == nil {
+		return p
 	}
 	if r.Attempts <= 0 {
 		return nil
 	}
-	p := defaultRetryPolicy()
 	p.NumRetries = wrapperspb.UInt32(uint32(r.Attempts))
 	p.PerTryTimeout = r.PerTryTimeout
 	if r.RetryOn != "" {
-		p.RetryOn, p.RetriableStatusCodes = parseRetryOn(r.RetryOn)
+		p.RetryOn, p.RetriableStatusCodes = c.parseRetryOn(r.RetryOn)
 	}
-	if r.RetryIgnorePreviousHosts != nil && !r.RetryIgnorePreviousHosts.Value {
+	if r.RetryIgnorePreviousHosts != nil {
 		p.RetryHostPredicate = nil
-		p.HostSelectionRetryMaxAttempts = 0
+		if r.RetryIgnorePreviousHosts.Value {
+			p.RetryHostPredicate = otherHosts()
+		}
 	}
 	if r.Backoff != nil {
 		p.RetryBackOff = &routev3.RetryPolicy_RetryBackOff{BaseInterval: r.Backoff}
@@ -66,25 +79,34 @@ func (c *compiler) retryPolicy(r *networking.HTTPRetry) *routev3.RetryPolicy {
 	return p
 }
 
-// parseRetryOn parts the words of retryOn from the status codes in it.
-func parseRetryOn(s string) (on string, codes []uint32) {
+// parseRetryOn parts the words of retryOn from the status codes in it. A number that is no status stays a word, as
+// istiod has it. Codes need a word of their own to count: istiod appends it even to nothing, and Envoy skips the empty word.
+func (c *compiler) parseRetryOn(s string) (on string, codes []uint32) {
 	var words []string
-	coded := false
 	for _, w := range strings.Split(s, ",") {
 		w = strings.TrimSpace(w)
-		if n, err := strconv.ParseUint(w, 10, 32); err == nil {
-			if n >= 100 && n < 600 {
-				codes = append(codes, uint32(n))
-			}
-			continue
-		}
-		coded = coded || w == "retriable-status-codes"
-		if w != "" {
+		if n, err := strconv.ParseUint(w, 10, 16); err == nil && isStatus(int(n)) {
+			codes = append(codes, uint32(n))
+		} else if w != "" {
 			words = append(words, w)
 		}
 	}
-	if len(codes) > 0 && !coded {
-		words = append(words, "retriable-status-codes")
+	on = strings.Join(words, ",")
+	if len(codes) > 0 && !strings.Contains(on, codesOnly) {
+		if on != "" || c.group.CompatIstio {
+			on += ","
+		}
+		on += codesOnly
 	}
-	return strings.Join(words, ","), codes
+	return on, codes
+}
+
+// isStatus tells whether a code is registered with IANA, as Go's net/http knows them.
+func isStatus(n int) bool {
+	for _, r := range [][2]int{{100, 103}, {200, 208}, {226, 226}, {300, 305}, {307, 308}, {400, 418}, {421, 426}, {428, 429}, {431, 431}, {451, 451}, {500, 508}, {510, 511}} {
+		if r[0] <= n && n <= r[1] {
+			return true
+		}
+	}
+	return false
 }

@@ -24,153 +24,269 @@ import (
 // addresses, its routes from the VirtualServices that cover the host, else one default route; last allow_any, which
 // passes what nobody declared, or block_all, which answers 502.
 
-// routeConfigs makes the route configurations of all HTTP ports.
+// routeConfigs makes the route configurations of all HTTP ports of all egress listeners; the first egress listener with a
+// port has it.
 func (c *compiler) routeConfigs() []*routev3.RouteConfiguration {
 	var out []*routev3.RouteConfiguration
-	byPort := c.httpPorts()
-	for _, port := range slices.Sorted(maps.Keys(byPort)) {
-		rc := &routev3.RouteConfiguration{
-			Name:                           strconv.FormatUint(uint64(port), 10),
-			ValidateClusters:               wrapperspb.Bool(false),
-			IgnorePortInHostMatching:       true,
-			MaxDirectResponseBodySizeBytes: wrapperspb.UInt32(1 << 20),
+	done := map[string]bool{}
+	for _, e := range c.egress {
+		for _, port := range e.httpPorts() {
+			if name := e.routeName(port); !done[name] {
+				done[name] = true
+				out = append(out, c.routeConfig(name, c.virtualHosts(e, port), true))
+			}
 		}
-		taken := map[string]bool{}
-		for _, s := range byPort[port] {
-			p, _ := s.port(port)
-			rc.VirtualHosts = append(rc.VirtualHosts, c.virtualHost(s, p, taken))
+		for _, s := range e.services {
+			for _, p := range s.ports {
+				if name := sniffedRouteName(s, p); p.protocol == sniffed && c.ownListener(s) && !done[name] && e.port == nil {
+					done[name] = true
+					out = append(out, c.routeConfig(name, c.sniffedHost(e, s, p), false))
+				}
+			}
 		}
-		rc.VirtualHosts = append(rc.VirtualHosts, c.aliasHosts(port, taken)...)
-		slices.SortFunc(rc.VirtualHosts, func(a, b *routev3.VirtualHost) int { return strings.Compare(a.Name, b.Name) })
-		rc.VirtualHosts = append(rc.VirtualHosts, c.lastVirtualHost())
-		out = append(out, rc)
 	}
 	slices.SortFunc(out, func(a, b *routev3.RouteConfiguration) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
 
-// httpPorts gives the services of every port that needs routes, in order.
-func (c *compiler) httpPorts() map[uint32][]*service {
-	out := map[uint32][]*service{}
-	for _, s := range c.services {
+func (c *compiler) routeConfig(name string, hosts []*routev3.VirtualHost, catchAll bool) *routev3.RouteConfiguration {
+	slices.SortFunc(hosts, func(a, b *routev3.VirtualHost) int { return strings.Compare(a.Name, b.Name) })
+	if catchAll {
+		hosts = append(hosts, c.lastVirtualHost())
+	}
+	return &routev3.RouteConfiguration{
+		Name:                           name,
+		VirtualHosts:                   hosts,
+		ValidateClusters:               wrapperspb.Bool(false),
+		IgnorePortInHostMatching:       true,
+		MaxDirectResponseBodySizeBytes: wrapperspb.UInt32(1 << 20),
+	}
+}
+
+// routeName is the port's number, or the path of the unix socket that stands for one.
+func (e *egress) routeName(port uint32) string {
+	if port == 0 {
+		return e.bind
+	}
+	return strconv.FormatUint(uint64(port), 10)
+}
+
+// sniffedRouteName names the routes of a port without protocol that has a listener of its own.
+func sniffedRouteName(s *service, p servicePort) string {
+	return s.host + ":" + strconv.FormatUint(uint64(p.number), 10)
+}
+
+// ownListener tells whether a port without protocol of a service has a listener of its own: at each of its addresses.
+func (c *compiler) ownListener(s *service) bool {
+	return slices.ContainsFunc(s.vips, netip.Prefix.IsSingleIP)
+}
+
+// httpPorts gives the ports that need routes: the egress listener's own, else those of its services.
+func (e *egress) httpPorts() []uint32 {
+	if e.port != nil {
+		if e.port.protocol.http() && len(e.services) > 0 {
+			return []uint32{e.port.number}
+		}
+		return nil
+	}
+	ports := map[uint32]bool{}
+	for _, s := range e.services {
 		for _, p := range s.ports {
-			if p.protocol.http() {
-				out[p.number] = append(out[p.number], s)
-			}
+			ports[p.number] = ports[p.number] || p.protocol.http()
+		}
+	}
+	maps.DeleteFunc(ports, func(_ uint32, http bool) bool { return !http })
+	return slices.Sorted(maps.Keys(ports))
+}
+
+// hostBuilder makes the virtual hosts of one port of one egress listener.
+type hostBuilder struct {
+	c        *compiler
+	e        *egress
+	port     uint32 // 0: every port, for a generic HTTP proxy or a unix socket
+	declared map[string]*service
+	taken    map[string]bool // domains: Envoy refuses a route configuration in which one occurs twice
+	named    map[string]bool // names of virtual hosts
+	out      []*routev3.VirtualHost
+}
+
+// virtualHosts makes them: for what VirtualServices route, declared or not, then for the services that are left.
+func (c *compiler) virtualHosts(e *egress, port uint32) []*routev3.VirtualHost {
+	if e.proxied {
+		port = 0
+	}
+	b := &hostBuilder{c: c, e: e, port: port, declared: map[string]*service{}, taken: map[string]bool{}, named: map[string]bool{}}
+	var services []*service
+	for _, s := range e.services {
+		if _, ok := s.port(port); ok || port == 0 {
+			b.declared[s.host] = s
+			services = append(services, s)
+		}
+	}
+	for _, o := range b.routers(services) {
+		b.routed(o, services)
+	}
+	for _, s := range services {
+		for _, p := range b.ports(s) {
+			b.add(s.host, s, p, c.serviceRoutes(s, p))
+		}
+	}
+	return b.out
+}
+
+// ports gives the HTTP ports of a service that this configuration is for.
+func (b *hostBuilder) ports(s *service) []servicePort {
+	var out []servicePort
+	for _, p := range s.ports {
+		if p.protocol.http() && (b.port == 0 || p.number == b.port) {
+			out = append(out, p)
 		}
 	}
 	return out
 }
 
-// virtualHost makes the virtual host of one service on one port. taken holds the domains that earlier services have:
-// Envoy refuses a route configuration in which one occurs twice.
-func (c *compiler) virtualHost(s *service, port servicePort, taken map[string]bool) *routev3.VirtualHost {
-	vh := &routev3.VirtualHost{
-		Name:                       s.host + ":" + strconv.FormatUint(uint64(port.number), 10),
-		IncludeRequestAttemptCount: c.group.CompatIstio,
+// routed makes the virtual hosts of names that a VirtualService routes and nobody declares on this port: where it routes a
+// declared service of the port too, and on port 80 always (istiod: buildSidecarVirtualHostsForVirtualService).
+func (b *hostBuilder) routed(o *config.Object, services []*service) {
+	vs := o.Spec.(*networking.VirtualService)
+	ports := map[uint32]bool{}
+	var undeclared []string
+	for _, h := range vs.Hosts {
+		h = resolveHost(h)
+		declared := b.declaredUnder(h, services)
+		for _, s := range declared {
+			for _, p := range b.ports(s) {
+				ports[p.number] = ports[p.number] || slices.Contains(s.routers, o)
+			}
+		}
+		if len(declared) == 0 && h != "*" {
+			undeclared = append(undeclared, h)
+		}
 	}
-	for _, d := range domains(s) {
-		if !taken[d] {
-			taken[d] = true
+	maps.DeleteFunc(ports, func(_ uint32, routes bool) bool { return !routes })
+	if len(ports) == 0 && b.port == 80 {
+		ports[80] = true
+	}
+	for _, n := range slices.Sorted(maps.Keys(ports)) {
+		port := servicePort{number: n}
+		if routes := b.c.httpRoutes(o, vs, port); len(routes) > 0 {
+			for _, h := range undeclared {
+				b.add(h, nil, port, routes)
+			}
+		}
+	}
+}
+
+// routers gives the VirtualServices that can route anything here: all of them on port 80, else those of its services.
+func (b *hostBuilder) routers(services []*service) []*config.Object {
+	if b.port == 80 || b.port == 0 {
+		return b.e.routers
+	}
+	var out []*config.Object
+	for _, s := range services {
+		out = append(out, s.routers...)
+	}
+	slices.SortFunc(out, func(x, y *config.Object) int { return cmp.Compare(b.e.order[x], b.e.order[y]) })
+	return slices.Compact(out)
+}
+
+// declaredUnder gives the services of the port whose host a VirtualService's host names or covers.
+func (b *hostBuilder) declaredUnder(host string, services []*service) []*service {
+	if !isWildcard(host) {
+		if s := b.declared[host]; s != nil {
+			return []*service{s}
+		}
+		return nil
+	}
+	var out []*service
+	for _, s := range services {
+		if hostMatches(host, s.host) || hostMatches(s.host, host) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// add makes one virtual host unless its name or all of its domains are taken.
+func (b *hostBuilder) add(host string, s *service, port servicePort, routes []*routev3.Route) {
+	vh := &routev3.VirtualHost{
+		Name: host + ":" + strconv.FormatUint(uint64(port.number), 10), Routes: routes, IncludeRequestAttemptCount: b.c.group.CompatIstio,
+	}
+	if b.named[vh.Name] {
+		return
+	}
+	b.named[vh.Name] = true
+	for _, d := range b.domains(host, s, port.number) {
+		if !b.taken[d] {
+			b.taken[d] = true
 			vh.Domains = append(vh.Domains, d)
 		}
 	}
-	switch {
-	case c.blocked(s, s.rule.policyFor(port.number, nil)) != "":
-		vh.Routes = []*routev3.Route{blockedRoute(c.blocked(s, s.rule.policyFor(port.number, nil)))}
-	case len(s.routers) > 0:
-		vh.Routes = c.virtualServiceRoutes(s, port)
+	if len(vh.Domains) > 0 {
+		b.out = append(b.out, vh)
 	}
-	if len(vh.Routes) == 0 {
-		vh.Routes = []*routev3.Route{c.defaultRoute(s, port)}
-	}
-	return vh
 }
 
-// aliasHosts makes the virtual hosts of names that VirtualServices route and no ServiceEntry declares: on the HTTP ports of
-// the VirtualService's declared hosts, on port 80 where it has none (istiod: buildSidecarVirtualHostsForVirtualService).
-func (c *compiler) aliasHosts(port uint32, taken map[string]bool) []*routev3.VirtualHost {
-	var out []*routev3.VirtualHost
-	for _, a := range c.aliases {
-		if !a.ports[port] || taken[a.host] {
-			continue
+// domains gives the names by which requests name a host here. Where every port is served, a name without port means port 80.
+func (b *hostBuilder) domains(host string, s *service, port uint32) []string {
+	plain := []string{host}
+	if s != nil {
+		plain = b.c.domains(s)
+	}
+	if b.port != 0 {
+		return plain
+	}
+	var out []string
+	for _, d := range plain {
+		if port == 80 {
+			out = append(out, d)
 		}
-		vh := &routev3.VirtualHost{
-			Name:                       a.host + ":" + strconv.FormatUint(uint64(port), 10),
-			Domains:                    []string{a.host},
-			Routes:                     c.httpRoutes(a.router, a.router.Spec.(*networking.VirtualService), servicePort{number: port}),
-			IncludeRequestAttemptCount: c.group.CompatIstio,
-		}
-		taken[a.host] = true
-		if len(vh.Routes) > 0 {
-			out = append(out, vh)
-		}
+		out = append(out, d+":"+strconv.FormatUint(uint64(port), 10))
 	}
 	return out
 }
 
-// alias is a host that a VirtualService routes and nobody declares.
-type alias struct {
-	host   string
-	router *config.Object
-	ports  map[uint32]bool
+// sniffedHost makes the only virtual host of a port without protocol that has a listener of its own: whatever Host says.
+func (c *compiler) sniffedHost(e *egress, s *service, p servicePort) []*routev3.VirtualHost {
+	hosts := c.virtualHosts(e, p.number)
+	for _, vh := range hosts {
+		if vh.Name == sniffedRouteName(s, p) {
+			vh.Domains = []string{"*"}
+			return []*routev3.VirtualHost{vh}
+		}
+	}
+	return nil
 }
 
-// findAliases collects them; a wildcard that covers a declared host is none.
-func (c *compiler) findAliases() {
-	for _, o := range c.routerOrder {
-		vs := o.Spec.(*networking.VirtualService)
-		ports := map[uint32]bool{}
-		var undeclared []string
-		for _, h := range vs.Hosts {
-			h = resolveHost(h)
-			declared := c.declaredUnder(h)
-			for _, s := range declared {
-				for _, p := range s.ports {
-					ports[p.number] = ports[p.number] || p.protocol.http() && slices.Contains(s.routers, o)
-				}
-			}
-			if len(declared) == 0 {
-				undeclared = append(undeclared, h)
-			}
-		}
-		if !slices.Contains(slices.Collect(maps.Values(ports)), true) {
-			ports[80] = true
-		}
-		for _, h := range undeclared {
-			if h != "*" && len(vs.Http) > 0 {
-				c.aliases = append(c.aliases, alias{h, o, ports})
-			}
-		}
+// serviceRoutes gives the routes of one service on one port.
+func (c *compiler) serviceRoutes(s *service, port servicePort) []*routev3.Route {
+	if why := c.blocked(s, c.policyFor(s.rule, port.number, nil)); why != "" {
+		return []*routev3.Route{blockedRoute(why)}
 	}
-}
-
-// declaredUnder gives the services whose host a VirtualService's host names or covers.
-func (c *compiler) declaredUnder(host string) []*service {
-	if s := c.byHost[host]; s != nil {
-		return []*service{s}
+	if out := c.virtualServiceRoutes(s, port); len(out) > 0 {
+		return out
 	}
-	var out []*service
-	if isWildcard(host) {
-		for _, s := range c.services {
-			if hostMatches(host, s.host) {
-				out = append(out, s)
-			}
-		}
-	}
-	return out
+	return []*routev3.Route{c.defaultRoute(s, port)}
 }
 
 // domains gives the names by which requests name a service: the host with and without its trailing dot, and every single
 // address by which it is reached.
-func domains(s *service) []string {
+func (c *compiler) domains(s *service) []string {
 	out := []string{s.host, s.host + "."}
-	for _, p := range s.vips {
+	for _, p := range c.namedAddresses(s) {
 		if p.IsSingleIP() {
 			out = append(out, addressDomain(p.Addr()))
 		}
 	}
 	return out
+}
+
+// undeclaredCluster is where what nobody declared goes: the Sidecar's egressProxy, else where it wanted to go.
+func (c *compiler) undeclaredCluster() string {
+	if d := c.egressProxy; d != nil {
+		return clusterName(d.GetPort().GetNumber(), d.Subset, resolveHost(d.Host))
+	}
+	return passthroughName
 }
 
 // addressDomain writes an address as a Host header does: IPv6 in brackets.
@@ -186,8 +302,8 @@ func (c *compiler) defaultRoute(s *service, port servicePort) *routev3.Route {
 	action := &routev3.RouteAction{
 		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterName(port.number, "", s.host)},
 		Timeout:          durationpb.New(0),
-		RetryPolicy:      defaultRetryPolicy(),
-		HashPolicy:       requestHash(s.rule.policyFor(port.number, nil)),
+		RetryPolicy:      c.retryPolicy(nil, false),
+		HashPolicy:       requestHash(c.defaultHash(s, port)),
 	}
 	c.limitByClient(action)
 	if c.rewritesHost(s, port, nil) {
@@ -197,7 +313,7 @@ func (c *compiler) defaultRoute(s *service, port servicePort) *routev3.Route {
 		Name:     "default",
 		Match:    everything(),
 		Action:   &routev3.Route_Route{Route: action},
-		Metadata: c.routeMetadata(nil, true),
+		Metadata: c.routeMetadata(nil, c.mesh.retries == nil),
 	}
 }
 
@@ -253,7 +369,7 @@ func (c *compiler) lastVirtualHost() *routev3.VirtualHost {
 		}
 	}
 	action := &routev3.RouteAction{
-		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: passthroughName},
+		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: c.undeclaredCluster()},
 		Timeout:          durationpb.New(0),
 	}
 	c.limitByClient(action)
@@ -271,9 +387,11 @@ func (c *compiler) lastVirtualHost() *routev3.VirtualHost {
 // them: the group's own namespace's, those exported to it by name, the public ones; each in order of age.
 func (c *compiler) findRouters() {
 	rank := func(o *config.Object) int {
-		vs := o.Spec.(*networking.VirtualService)
-		private := len(vs.ExportTo) > 0 && !slices.Contains(vs.ExportTo, "*")
-		switch {
+		to := o.Spec.(*networking.VirtualService).ExportTo
+		if len(to) == 0 {
+			to = c.mesh.routerExportTo
+		}
+		switch private := len(to) > 0 && !slices.Contains(to, "*"); {
 		case private && o.Namespace == c.group.Namespace:
 			return 0
 		case private:
@@ -281,37 +399,16 @@ func (c *compiler) findRouters() {
 		}
 		return 2
 	}
-	var found []*config.Object
 	for _, o := range c.set.All(config.VirtualService) {
-		vs, ok := o.Spec.(*networking.VirtualService)
-		if ok && exportedTo(vs.ExportTo, o.Namespace, c.group.Namespace) && forSidecars(vs.Gateways) {
-			found = append(found, o)
+		vs := o.Spec.(*networking.VirtualService)
+		if len(vs.Hosts) > 0 && forSidecars(vs.Gateways) && exportedTo(vs.ExportTo, c.mesh.routerExportTo, o.Namespace, c.group.Namespace) {
+			c.routerOrder = append(c.routerOrder, c.withDelegates(o))
 		}
 	}
-	slices.SortStableFunc(found, func(a, b *config.Object) int { return cmp.Compare(rank(a), rank(b)) })
-	c.routerOrder = found
-	for _, o := range found {
-		for _, h := range o.Spec.(*networking.VirtualService).Hosts {
-			c.routers.add(h, o)
-		}
-	}
-	c.routers.sort()
+	slices.SortStableFunc(c.routerOrder, func(a, b *config.Object) int { return cmp.Compare(rank(a), rank(b)) })
 }
 
 // forSidecars tells whether a list of gateways includes the sidecars; an empty one means nothing else.
 func forSidecars(gateways []string) bool {
 	return len(gateways) == 0 || slices.Contains(gateways, "mesh")
-}
-
-// attachRouters finds the VirtualServices for a service: those with its most specific host.
-func (c *compiler) attachRouters(s *service) {
-	covering := c.routers.covering(s.host)
-	for _, e := range covering {
-		if e.host != covering[0].host {
-			break
-		}
-		if !slices.Contains(s.routers, e.object) {
-			s.routers = append(s.routers, e.object)
-		}
-	}
 }

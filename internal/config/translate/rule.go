@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	networking "istio.io/api/networking/v1alpha3"
+	typev1beta1 "istio.io/api/type/v1beta1"
 
 	"detour.dev/detour/internal/config"
 )
@@ -12,11 +13,13 @@ import (
 // rule is what the DestinationRules for one host say together: of several for the same host in one namespace the first
 // trafficPolicy wins and the subsets are added up (SEMANTICS §1.5).
 type rule struct {
-	from    *config.Object // the first: its name goes into metadata, its annotations count
-	host    string         // as it stands in the rule, resolved: exact or wildcard
-	policy  *networking.TrafficPolicy
-	policyO *config.Object // where policy was written; nil when no rule has one
-	subsets []subset
+	from     *config.Object // the first: its name goes into metadata, its annotations count
+	host     string         // as it stands in the rule, resolved: exact or wildcard
+	exportTo []string
+	selector *typev1beta1.WorkloadSelector // nil: holds for every caller
+	policy   *networking.TrafficPolicy
+	policyO  *config.Object // where policy was written; nil when no rule has one
+	subsets  []subset
 }
 
 // subset is one named subset and the object that declares it.
@@ -38,9 +41,8 @@ func ruleOf(o *config.Object) *networking.DestinationRule {
 	return o.Spec.(*networking.DestinationRule)
 }
 
-// attachRule finds the DestinationRule for a service: in the group's own namespace, else exported from the service's,
-// else exported from the root namespace; in each the most specific host, exact before wildcard. A refused rule for the
-// host stands before all: what it asked for is not known, so the host must not be served as if it had said nothing.
+// attachRule finds the DestinationRule for a service. A refused rule for the host stands before all: what it asked for is
+// not known, so the host must not be served as if it had said nothing.
 func (c *compiler) attachRule(s *service) {
 	for i, r := range c.set.Refused() {
 		if r.Key.Kind == config.DestinationRule && slices.ContainsFunc(r.Hosts, func(h string) bool {
@@ -50,38 +52,7 @@ func (c *compiler) attachRule(s *service) {
 			return
 		}
 	}
-	own := c.group.Namespace
-	if s.rule = c.mergedRule(own, s.host, false); s.rule != nil {
-		return
-	}
-	for _, ns := range []string{s.first.Namespace, config.RootNamespace} {
-		if s.rule = c.mergedRule(ns, s.host, true); s.rule != nil {
-			return
-		}
-	}
-}
-
-// mergedRule merges the rules of one namespace for the most specific host that covers host; exported asks that they be
-// visible to the group. Nil when there is none.
-func (c *compiler) mergedRule(ns, host string, exported bool) *rule {
-	var out *rule
-	for _, e := range c.rules.covering(host) {
-		dr := ruleOf(e.object)
-		if out != nil && e.host != out.host {
-			break // what follows is less specific
-		}
-		if e.object.Namespace != ns || !labelsInclude(c.group.Labels, dr.WorkloadSelector.GetMatchLabels()) {
-			continue
-		}
-		if exported && !exportedTo(dr.ExportTo, ns, c.group.Namespace) {
-			continue
-		}
-		if out == nil {
-			out = &rule{from: e.object, host: e.host}
-		}
-		out.add(e.object, dr)
-	}
-	return out
+	s.rule = c.rules.find(c, s.host, s.first.Namespace)
 }
 
 // add merges one more rule for the same host.
@@ -109,14 +80,20 @@ type policy struct {
 	at       map[string]Place // where the blocks outlierDetection, loadBalancer and tls were written, by name
 }
 
-// policyFor puts the levels together for one port and subset: the subset's blocks replace the rule's one by one, and
-// portLevelSettings for the port replace all four blocks they can have, without inheriting any (SEMANTICS §1.5).
-func (r *rule) policyFor(port uint32, sub *subset) policy {
+// policyFor puts the levels together for one port and subset: MeshConfig's defaultTrafficPolicy fills blocks that the rule
+// leaves out, the subset's blocks replace both one by one, and portLevelSettings for the port replace everything of their
+// own level, without inheriting from it (SEMANTICS §1.5).
+func (c *compiler) policyFor(r *rule, port uint32, sub *subset) policy {
 	p := policy{at: map[string]Place{}}
-	if r == nil {
-		return p
+	if r != nil {
+		p.override(r.policy, port, Place{r.policyO, "spec.trafficPolicy"})
 	}
-	p.override(r.policy, port, Place{r.policyO, "spec.trafficPolicy"})
+	if p.pool == nil {
+		p.pool = c.mesh.defaults.GetConnectionPool()
+	}
+	if p.outlier == nil {
+		p.outlier = c.mesh.defaults.GetOutlierDetection()
+	}
 	if sub != nil {
 		p.override(sub.TrafficPolicy, port, Place{sub.from, fmt.Sprintf("spec.subsets[%d].trafficPolicy", sub.index)})
 	}
@@ -125,6 +102,15 @@ func (r *rule) policyFor(port uint32, sub *subset) policy {
 
 func (p *policy) override(tp *networking.TrafficPolicy, port uint32, at Place) {
 	if tp == nil {
+		return
+	}
+	if i := portSettings(tp, port); i >= 0 {
+		l := tp.PortLevelSettings[i]
+		p.pool, p.outlier, p.balancer, p.tls = l.ConnectionPool, l.OutlierDetection, l.LoadBalancer, l.Tls // of its own level it inherits nothing else either
+		at.Field += fmt.Sprintf(".portLevelSettings[%d]", i)
+		for _, block := range []string{"outlierDetection", "loadBalancer", "tls"} {
+			p.note(block, true, at)
+		}
 		return
 	}
 	replace(&p.pool, tp.ConnectionPool)
@@ -137,16 +123,13 @@ func (p *policy) override(tp *networking.TrafficPolicy, port uint32, at Place) {
 	p.note("outlierDetection", tp.OutlierDetection != nil, at)
 	p.note("loadBalancer", tp.LoadBalancer != nil, at)
 	p.note("tls", tp.Tls != nil, at)
-	for i, l := range tp.PortLevelSettings {
-		if l.GetPort().GetNumber() == port {
-			p.pool, p.outlier, p.balancer, p.tls = l.ConnectionPool, l.OutlierDetection, l.LoadBalancer, l.Tls
-			at.Field += fmt.Sprintf(".portLevelSettings[%d]", i)
-			for _, block := range []string{"outlierDetection", "loadBalancer", "tls"} {
-				p.note(block, true, at)
-			}
-			return
-		}
-	}
+}
+
+// portSettings gives the index of the settings for a port; -1 where there are none.
+func portSettings(tp *networking.TrafficPolicy, port uint32) int {
+	return slices.IndexFunc(tp.GetPortLevelSettings(), func(l *networking.TrafficPolicy_PortTrafficPolicy) bool {
+		return l.GetPort() != nil && l.Port.Number == port
+	})
 }
 
 // note keeps where a block was written.

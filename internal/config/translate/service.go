@@ -48,9 +48,10 @@ func (p protocol) http() bool { return p == plainHTTP || p == http2 || p == snif
 
 // servicePort is one declared port of a service.
 type servicePort struct {
-	number   uint32
-	name     string
-	protocol protocol
+	number    uint32
+	name      string
+	protocol  protocol
+	wellKnown string // the protocol's own word, upper case: some share no port with others
 }
 
 // service is one host that this node group can reach: what all ServiceEntries of one namespace say about it.
@@ -85,53 +86,45 @@ func entryOf(o *config.Object) *networking.ServiceEntry {
 	return o.Spec.(*networking.ServiceEntry)
 }
 
-// findServices collects the hosts that the node group sees. Several ServiceEntries of one namespace that name the same
-// host are one service with the ports of all; a host of the group's own namespace hides the same host of others, among
-// which the oldest object decides (SEMANTICS §1.1, §5).
-func (c *compiler) findServices() {
-	c.byHost = map[string]*service{}
-	for _, o := range c.set.All(config.ServiceEntry) {
-		se := entryOf(o)
-		if !exportedTo(se.ExportTo, o.Namespace, c.group.Namespace) {
-			continue
-		}
-		for _, h := range se.Hosts {
-			c.declare(resolveHost(h), o)
+// findCandidates collects the services that the caller may see, in order of age. Several ServiceEntries of one namespace
+// that name the same host are one service with the ports and endpoints of all (SEMANTICS §1.1).
+func (c *compiler) findCandidates() {
+	c.candidatesByHost = map[string][]*service{}
+	for _, kind := range []config.Kind{config.Service, config.ServiceEntry} {
+		for _, o := range c.set.All(kind) {
+			se := entryOf(o)
+			if !exportedTo(se.ExportTo, c.mesh.serviceExportTo, o.Namespace, c.group.Namespace) {
+				continue
+			}
+			for _, h := range se.Hosts {
+				c.declare(resolveHost(h), o)
+			}
 		}
 	}
-	hosts := map[*config.Object]int{}
-	for i, o := range c.set.All(config.ServiceEntry) {
-		hosts[o] = i
-	}
-	for _, s := range c.byHost {
+	for _, s := range c.candidates {
 		c.complete(s)
-		c.services = append(c.services, s)
-	}
-	slices.SortFunc(c.services, func(a, b *service) int {
-		return cmp.Or(cmp.Compare(hosts[a.first], hosts[b.first]), strings.Compare(a.host, b.host))
-	})
-	for _, s := range c.services {
 		c.attachRule(s)
-		c.attachRouters(s)
 	}
 }
 
 func (c *compiler) declare(host string, o *config.Object) {
-	s := c.byHost[host]
-	if s != nil && s.first.Namespace != o.Namespace {
-		if o.Namespace != c.group.Namespace {
-			return
+	for _, s := range c.candidatesByHost[host] {
+		if s.first.Namespace != o.Namespace {
+			continue
 		}
-		s = nil
+		// A Kubernetes Service is not merged with anything.
+		if !slices.Contains(s.entries, o) && !s.kubernetes() && o.Kind != config.Service {
+			s.entries = append(s.entries, o)
+		}
+		return
 	}
-	if s == nil {
-		s = &service{host: host, first: o, spec: entryOf(o)}
-		c.byHost[host] = s
-	}
-	if !slices.Contains(s.entries, o) {
-		s.entries = append(s.entries, o)
-	}
+	s := &service{host: host, first: o, spec: entryOf(o), entries: []*config.Object{o}}
+	c.candidates = append(c.candidates, s)
+	c.candidatesByHost[host] = append(c.candidatesByHost[host], s)
 }
+
+// kubernetes tells whether a Kubernetes Service declares the host.
+func (s *service) kubernetes() bool { return s.first.Kind == config.Service }
 
 // complete fills in what follows from all entries of a service.
 func (c *compiler) complete(s *service) {
@@ -141,7 +134,7 @@ func (c *compiler) complete(s *service) {
 			if _, ok := s.port(p.Number); ok {
 				continue
 			}
-			s.ports = append(s.ports, servicePort{number: p.Number, name: p.Name, protocol: parseProtocol(p.Protocol)})
+			s.ports = append(s.ports, servicePort{number: p.Number, name: p.Name, protocol: parseProtocol(p.Protocol), wellKnown: strings.ToUpper(p.Protocol)})
 			slices.SortFunc(s.ports, func(a, b servicePort) int { return cmp.Compare(a.number, b.number) })
 		}
 		for _, a := range se.Addresses {

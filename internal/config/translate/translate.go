@@ -16,6 +16,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	networking "istio.io/api/networking/v1alpha3"
 
 	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/xds"
@@ -33,6 +34,8 @@ const (
 	CodeHostClaimed = "DTR0504"
 	// CodeCredential: a secret that can't be read outside Kubernetes; the host answers 503.
 	CodeCredential = "DTR0505"
+	// CodeNoDelegate: a rule delegates to what does not exist or is not visible.
+	CodeNoDelegate = "DTR0507"
 	// CodeBadAnnotation: an annotation of detour's has a value that is not known.
 	CodeBadAnnotation = "DTR0506"
 )
@@ -43,23 +46,27 @@ var Codes = map[string]string{
 	CodeUnreachableHost: "No connection can be recognised as meant for a host",
 	CodePortConflict:    "Two hosts want one port in ways that exclude each other",
 	CodeHostClaimed:     "Two objects claim one host",
+	CodeNoDelegate:      "A rule delegates to nothing",
 	CodeCredential:      "A secret can't be read outside Kubernetes",
 	CodeBadAnnotation:   "An annotation has a value that is not known",
 }
 
 // compiler holds one run's inputs, what was derived from them, and what was found.
 type compiler struct {
-	set      *config.Set
-	group    xds.NodeGroup
-	node     node
-	mesh     mesh
-	services []*service // what this group can reach, in order of age
-	byHost   map[string]*service
-	rules    hostIndex // DestinationRules, in order of age
-	routers  hostIndex // VirtualServices that apply to sidecars, in the order istiod asks them
-	// routerOrder is the VirtualServices in routers, each once.
+	set   *config.Set
+	group xds.NodeGroup
+	node  node
+	mesh  mesh
+	rules ruleIndex
+	// candidates are the services that the group may see, in order of age, before a Sidecar limits them.
+	candidates       []*service
+	candidatesByHost map[string][]*service
+	// routerOrder is the VirtualServices that apply to sidecars, delegates merged in, in the order istiod asks them.
 	routerOrder []*config.Object
-	aliases     []alias
+	egress      []*egress
+	egressProxy *networking.Destination    // where undeclared requests go instead of PassthroughCluster; nil: there
+	services    []*service                 // of all egress listeners, in order of age: what clusters are made for
+	byHost      map[string]*service        // the same by host
 	filters     map[uint32]map[string]bool // HTTP filters that the routes of a port configure, by name
 	issues      []config.Issue
 	reported    map[string]bool // issues already made, so that each appears once
@@ -96,13 +103,10 @@ func newCompiler(set *config.Set, group xds.NodeGroup) *compiler {
 	}
 	c.node = newNode(c.group)
 	c.mesh = newMesh(set, c.group)
-	for _, o := range set.All(config.DestinationRule) {
-		c.rules.add(ruleOf(o).Host, o)
-	}
-	c.rules.sort()
+	c.rules = newRuleIndex(set, c.mesh)
 	c.findRouters()
-	c.findServices()
-	c.findAliases()
+	c.findCandidates()
+	c.findScope()
 	return c
 }
 

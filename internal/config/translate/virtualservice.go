@@ -11,12 +11,12 @@ import (
 	"detour.dev/detour/internal/config"
 )
 
-// virtualServiceRoutes compiles the rules of the first VirtualService with HTTP rules for a service. A second one for the
-// same host is not merged: outside gateways the first serves (SEMANTICS §5).
+// virtualServiceRoutes compiles the rules of the first VirtualService that has any for a service on a port. A second one for
+// the same host is not merged: outside gateways the first serves (SEMANTICS §5).
 func (c *compiler) virtualServiceRoutes(s *service, port servicePort) []*routev3.Route {
 	for i, o := range s.routers {
-		vs := o.Spec.(*networking.VirtualService)
-		if len(vs.Http) == 0 {
+		out := c.httpRoutes(o, o.Spec.(*networking.VirtualService), port)
+		if len(out) == 0 {
 			continue
 		}
 		for _, other := range s.routers[i+1:] {
@@ -25,7 +25,7 @@ func (c *compiler) virtualServiceRoutes(s *service, port servicePort) []*routev3
 					"%s is routed by %s at %s, which came first; this one's http rules are not used for it", s.host, o.Key, o.Origin))
 			}
 		}
-		return c.httpRoutes(o, vs, port)
+		return out
 	}
 	return nil
 }
@@ -35,9 +35,6 @@ func (c *compiler) virtualServiceRoutes(s *service, port servicePort) []*routev3
 func (c *compiler) httpRoutes(o *config.Object, vs *networking.VirtualService, port servicePort) []*routev3.Route {
 	var out []*routev3.Route
 	for _, rule := range vs.Http {
-		if rule.Delegate != nil {
-			continue
-		}
 		if len(rule.Match) == 0 {
 			return append(out, c.httpRoute(o, rule, nil, port))
 		}
@@ -61,7 +58,7 @@ func (c *compiler) httpRoute(o *config.Object, rule *networking.HTTPRoute, m *ne
 	out := &routev3.Route{
 		Name:                    rule.Name,
 		Match:                   everything(),
-		Metadata:                c.routeMetadata(o, rule.Retries == nil),
+		Metadata:                c.routeMetadata(o, rule.Retries == nil && c.mesh.retries == nil),
 		RequestHeadersToAdd:     ops.requestAdd,
 		RequestHeadersToRemove:  ops.requestRemove,
 		ResponseHeadersToAdd:    ops.responseAdd,
@@ -90,7 +87,7 @@ func (c *compiler) httpRoute(o *config.Object, rule *networking.HTTPRoute, m *ne
 func (c *compiler) routeAction(out *routev3.Route, rule *networking.HTTPRoute, authority string, port servicePort) *routev3.RouteAction {
 	action := &routev3.RouteAction{
 		Timeout:               rule.Timeout,
-		RetryPolicy:           c.retryPolicy(rule.Retries),
+		RetryPolicy:           c.retryPolicy(rule.Retries, len(rule.Route) == 1 && c.destinationHash(rule.Route[0].Destination) != nil),
 		RequestMirrorPolicies: c.mirrors(rule, port),
 	}
 	if action.Timeout == nil {
@@ -150,11 +147,7 @@ func (c *compiler) anyRewritesHost(dests []*networking.HTTPRouteDestination, por
 // the way there.
 func (c *compiler) lead(action *routev3.RouteAction, dests []*networking.HTTPRouteDestination, port servicePort) {
 	for _, d := range dests {
-		action.HashPolicy = append(action.HashPolicy, c.hashPolicy(d.Destination, port)...)
-	}
-	if len(action.HashPolicy) > 0 && action.RetryPolicy != nil {
-		// A hash leads to one host again and again; a retry that must avoid it would never find another.
-		action.RetryPolicy.RetryHostPredicate = nil
+		action.HashPolicy = append(action.HashPolicy, requestHash(c.destinationHash(d.Destination))...)
 	}
 	if len(dests) == 1 {
 		action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: c.destinationCluster(dests[0].Destination, port)}
@@ -198,8 +191,14 @@ func (c *compiler) destinationCluster(d *networking.Destination, port servicePor
 	return clusterName(c.destinationPort(d, port), d.GetSubset(), resolveHost(d.GetHost()))
 }
 
-// destinationPort is the destination's own port, else its service's only one, else the one the request came to.
-func (c *compiler) destinationPort(d *networking.Destination, port servicePort) uint32 {
+// relayCluster is destinationCluster for connections: the destination's own port, else its service's only one, else the
+// one the connection came to.
+func (c *compiler) relayCluster(d *networking.Destination, port servicePort) string {
+	return clusterName(c.onlyPort(d, port), d.GetSubset(), resolveHost(d.GetHost()))
+}
+
+// onlyPort is the destination's own port, else its service's only one, else the one the request came to.
+func (c *compiler) onlyPort(d *networking.Destination, port servicePort) uint32 {
 	if n := d.GetPort().GetNumber(); n > 0 {
 		return n
 	}

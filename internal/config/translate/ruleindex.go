@@ -1,0 +1,164 @@
+package translate
+
+import (
+	"cmp"
+	"slices"
+
+	"detour.dev/detour/internal/config"
+)
+
+// What istiod does (push_context.go, destination_rule.go; SEMANTICS §1.5): a DestinationRule is looked for in the caller's
+// namespace, then in the service's among those exported to the caller, then in the root namespace the same way; in each the
+// most specific host counts, exact before wildcard. Rules for one host in one namespace are merged when they are exported
+// to the same namespaces and select the same workloads. One with a workloadSelector holds for callers in its namespace
+// that it selects, before those without.
+
+// ruleIndex holds the DestinationRules of a configuration, by namespace and host.
+type ruleIndex struct {
+	local    map[string]*ruleHosts // by namespace: for callers in it
+	exported map[string]*ruleHosts // by namespace: for others
+	private  *ruleHosts            // of the root namespace, for callers in it
+}
+
+// ruleHosts holds the rules of one namespace by host.
+type ruleHosts struct {
+	exact    map[string][]*rule
+	wildcard map[string][]*rule
+}
+
+func newRuleIndex(set *config.Set, m mesh) ruleIndex {
+	x := ruleIndex{local: map[string]*ruleHosts{}, exported: map[string]*ruleHosts{}, private: newRuleHosts()}
+	objects := slices.Clone(set.All(config.DestinationRule))
+	slices.SortStableFunc(objects, func(a, b *config.Object) int {
+		selects := func(o *config.Object) int {
+			if ruleOf(o).WorkloadSelector != nil {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(selects(a), selects(b)), a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Namespace, b.Namespace))
+	})
+	for _, o := range objects {
+		x.add(o, m)
+	}
+	return x
+}
+
+func newRuleHosts() *ruleHosts {
+	return &ruleHosts{exact: map[string][]*rule{}, wildcard: map[string][]*rule{}}
+}
+
+// add enters one rule wherever callers may find it.
+func (x *ruleIndex) add(o *config.Object, m mesh) {
+	dr := ruleOf(o)
+	to := dr.ExportTo
+	if dr.WorkloadSelector != nil {
+		to = []string{"."}
+	}
+	own := func(e string) bool { return e == "." || e == o.Namespace }
+	if len(to) == 0 || slices.ContainsFunc(to, func(e string) bool { return e == "*" || own(e) }) {
+		hostsIn(x.local, o.Namespace).merge(o, to)
+	}
+	private := len(to) == 1 && own(to[0]) || len(to) == 0 && slices.Contains(m.ruleExportTo, ".")
+	switch {
+	case !private:
+		hostsIn(x.exported, o.Namespace).merge(o, to)
+	case o.Namespace == m.root:
+		x.private.merge(o, to)
+	}
+}
+
+func hostsIn(m map[string]*ruleHosts, ns string) *ruleHosts {
+	if m[ns] == nil {
+		m[ns] = newRuleHosts()
+	}
+	return m[ns]
+}
+
+// merge adds a rule to the first one for its host that it can be merged with, else beside them.
+func (h *ruleHosts) merge(o *config.Object, exportTo []string) {
+	dr := ruleOf(o)
+	host := resolveHost(dr.Host)
+	hosts := h.exact
+	if isWildcard(host) {
+		hosts = h.wildcard
+	}
+	for _, r := range hosts[host] {
+		if !sameSet(r.exportTo, exportTo) || (r.selector == nil) != (dr.WorkloadSelector == nil) {
+			continue
+		}
+		if r.selector == nil || sameLabels(r.selector.MatchLabels, dr.WorkloadSelector.MatchLabels) {
+			r.add(o, dr)
+			return
+		}
+	}
+	r := &rule{from: o, host: host, exportTo: exportTo, selector: dr.WorkloadSelector}
+	r.add(o, dr)
+	hosts[host] = append(hosts[host], r)
+}
+
+func sameSet(a, b []string) bool {
+	in := func(list []string) func(string) bool {
+		return func(s string) bool { return !slices.Contains(list, s) }
+	}
+	return !slices.ContainsFunc(a, in(b)) && !slices.ContainsFunc(b, in(a))
+}
+
+func sameLabels(a, b map[string]string) bool {
+	return len(a) == len(b) && labelsInclude(a, b)
+}
+
+// find gives the rule for a host of a service in namespace ns; nil when there is none.
+func (x *ruleIndex) find(c *compiler, host, ns string) *rule {
+	caller := c.group.Namespace
+	own := x.local[caller]
+	if caller == c.mesh.root {
+		own = x.private
+	}
+	if found := own.mostSpecific(host); found != nil {
+		return choose(found, c)
+	}
+	for _, from := range []string{ns, c.mesh.root} {
+		var visible []*rule
+		for _, r := range x.exported[from].mostSpecific(host) {
+			if len(r.exportTo) == 0 || slices.Contains(r.exportTo, "*") || slices.Contains(r.exportTo, caller) {
+				visible = append(visible, r)
+			}
+		}
+		if len(visible) > 0 {
+			return choose(visible, c)
+		}
+	}
+	return nil
+}
+
+// mostSpecific gives the rules for the most specific host that covers host.
+func (h *ruleHosts) mostSpecific(host string) []*rule {
+	if h == nil {
+		return nil
+	}
+	if found, ok := h.exact[host]; ok {
+		return found
+	}
+	best := ""
+	for pattern := range h.wildcard {
+		if hostMatches(pattern, host) && (best == "" || len(pattern) > len(best)) {
+			best = pattern
+		}
+	}
+	return h.wildcard[best]
+}
+
+// choose gives the first rule that selects the caller, else the last that selects nobody in particular.
+func choose(found []*rule, c *compiler) *rule {
+	var out *rule
+	for _, r := range found {
+		switch {
+		case r.selector == nil:
+			out = r
+		case r.from.Namespace == c.group.Namespace && labelsInclude(c.group.Labels, r.selector.MatchLabels):
+			return r
+		}
+	}
+	return out
+}
