@@ -29,12 +29,15 @@ func (w *window) add(now time.Time) {
 	}
 }
 
-func (w *window) sum(now time.Time) (n uint64) {
+func (w *window) sum(now time.Time) (n uint64) { return w.last(now, windowSeconds) }
+
+// last counts the events of so many seconds, at most 15.
+func (w *window) last(now time.Time, seconds int32) (n uint64) {
 	sec := uint32(now.Unix())
 	for i := range w.buckets {
 		b := w.buckets[i].Load()
 		// A worker whose clock is read a moment later may be a second ahead.
-		if age := int32(sec - uint32(b>>32)); age >= -1 && age < windowSeconds {
+		if age := int32(sec - uint32(b>>32)); age >= -1 && age < seconds {
 			n += uint64(uint32(b))
 		}
 	}
@@ -85,12 +88,17 @@ func (b *Budget) InFlight() int64 { return b.inFlight.Load() }
 type Limit struct {
 	max    atomic.Uint32
 	active atomic.Int64
+	// budget, unless nil, says what the limit is instead of max.
+	budget atomic.Pointer[func() int64]
 	gauge  interface{ Set(int64) } // 1 while it is reached; nil: not shown
 }
 
 // TryAcquire takes one, or says that the limit is reached (response flag UO). Release must follow.
 func (l *Limit) TryAcquire() bool {
 	m := int64(l.max.Load())
+	if b := l.budget.Load(); b != nil {
+		m = (*b)()
+	}
 	n := l.active.Add(1)
 	if m == math.MaxUint32 {
 		return true
@@ -123,4 +131,40 @@ func (l *Limit) Max() uint32 { return l.max.Load() }
 // Requests are counted only while they are limited, to spare the workers a shared counter.
 type Breaker struct {
 	Connections, Pending, Requests, Retries Limit
+}
+
+// RetryBudget is circuit_breakers.retry_budget, which stands in for max_retries.
+type RetryBudget struct {
+	Percent  float64       // of the requests, default 20
+	Least    uint32        // min_retry_concurrency, default 3: so many are always allowed at once
+	Interval time.Duration // 0: of the requests that are active or wait; else of those that began within it
+}
+
+// limitRetries puts max_retries, or the budget in its place, in force. l.mu is held.
+func (l *live) limitRetries(limits Limits) {
+	r := &l.breaker.Retries
+	r.max.Store(limits.MaxRetries)
+	b := limits.RetryBudget
+	if b == nil {
+		r.budget.Store(nil)
+		return
+	}
+	c := l.current
+	allowed := func() int64 {
+		return max(int64(b.Least), int64(b.Percent*float64(l.requests(c, b.Interval))/100))
+	}
+	r.budget.Store(&allowed)
+}
+
+// requests counts what a retry budget is a share of.
+func (l *live) requests(c *Cluster, interval time.Duration) (n int64) {
+	if interval > 0 { // counted by whole seconds, and from 15 s on at the rate of the last 15
+		seconds := (interval + time.Second - 1) / time.Second
+		n = int64(l.retry.base.last(time.Now(), int32(min(seconds, 15))))
+		return n * int64(max(seconds, 15)) / 15
+	}
+	for _, e := range c.endpoints() {
+		n += e.Stats.RqActive.Value()
+	}
+	return n + l.breaker.Pending.Active()
 }

@@ -90,6 +90,7 @@ type HTTPOptions struct {
 // Limits are the circuit breaker's thresholds; math.MaxUint32 means none. Envoy's defaults are 1024, 1024, 1024 and 3.
 type Limits struct {
 	MaxConnections, MaxPending, MaxRequests, MaxRetries uint32
+	RetryBudget                                         *RetryBudget // nil: MaxRetries counts
 }
 
 // TCPKeepalive is upstream_connection_options.tcp_keepalive; 0: the system's default.
@@ -278,11 +279,22 @@ func limitsOf(c *clusterv3.Cluster, p corev3.RoutingPriority) Limits {
 		if t.GetPriority() == p {
 			return Limits{
 				value(t.GetMaxConnections(), 1024), value(t.GetMaxPendingRequests(), 1024),
-				value(t.GetMaxRequests(), 1024), value(t.GetMaxRetries(), 3),
+				value(t.GetMaxRequests(), 1024), value(t.GetMaxRetries(), 3), retryBudget(t.GetRetryBudget()),
 			}
 		}
 	}
-	return Limits{1024, 1024, 1024, 3}
+	return Limits{1024, 1024, 1024, 3, nil}
+}
+
+func retryBudget(b *clusterv3.CircuitBreakers_Thresholds_RetryBudget) *RetryBudget {
+	if b == nil {
+		return nil
+	}
+	out := &RetryBudget{Percent: 20, Least: value(b.GetMinRetryConcurrency(), 3), Interval: duration(b.GetBudgetInterval(), 0)}
+	if p := b.GetBudgetPercent(); p != nil {
+		out.Percent = p.GetValue()
+	}
+	return out
 }
 
 func (cfg *Config) compileKeepalive(c *clusterv3.Cluster) {

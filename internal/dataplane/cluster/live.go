@@ -115,7 +115,7 @@ func (l *live) apply(cfg *Config, a *assignment) *Cluster {
 	l.breaker.Connections.max.Store(cfg.Limits.MaxConnections)
 	l.breaker.Pending.max.Store(cfg.Limits.MaxPending)
 	l.breaker.Requests.max.Store(cfg.Limits.MaxRequests)
-	l.breaker.Retries.max.Store(cfg.Limits.MaxRetries)
+	l.limitRetries(cfg.Limits)
 	l.policy, l.targets, l.assigned = a.policy(cfg), a.targets, a.proto
 	l.detect(cfg)
 	l.unwatch()
