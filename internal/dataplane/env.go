@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"detour.dev/detour/internal/dataplane/cluster"
 	"detour.dev/detour/internal/dataplane/codec/http1"
 	"detour.dev/detour/internal/dataplane/event"
 	"detour.dev/detour/internal/dataplane/lb"
@@ -28,6 +29,8 @@ type httpEnv struct {
 	in     *inbound
 	entry  httpEntry
 	closed bool
+	// dynamic is the dynamic forward proxy that the name being looked up belongs to; nil: it is an undeclared one.
+	dynamic *cluster.Cluster
 }
 
 func (st *state) table(ch *listener.Chain) *route.Table {
@@ -82,6 +85,7 @@ func (e *httpEnv) Mirror(rt *route.Route, raw []byte) {
 }
 
 func (e *httpEnv) toCluster(st *state, rt *route.Route, authority []byte) hcm.Decision {
+	e.dynamic = nil
 	if rt.Direct != nil || rt.Redirect != nil {
 		return hcm.Decision{Route: rt, Authority: authority}
 	}
@@ -99,7 +103,12 @@ func (e *httpEnv) toCluster(st *state, rt *route.Route, authority []byte) hcm.De
 		}
 		return hcm.Decision{Route: rt, Authority: authority, Err: err}
 	}
-	return hcm.Decision{Route: rt, Cluster: c, Pick: lb.PickInfo{OriginalDst: e.in.dst}, Authority: authority}
+	d := hcm.Decision{Route: rt, Cluster: c, Pick: lb.PickInfo{OriginalDst: e.in.dst}, Authority: authority}
+	if c.Config().Type == cluster.DynamicDNS {
+		d.Pick.Name = c.DynamicKey(string(authority), 0)
+		d.Lookup, e.dynamic = d.Pick.Name, c
+	}
+	return d
 }
 
 func refusal(r proxyerr.Reply) hcm.Decision {
@@ -153,7 +162,17 @@ func hostname(authority string) string {
 
 // Lookup implements hcm.Env.
 func (e *httpEnv) Lookup(name string, port uint16, fn func([]netip.AddrPort)) {
-	e.w.lookup(name, port, fn)
+	if e.dynamic == nil {
+		e.w.lookup(name, port, fn)
+		return
+	}
+	e.w.resolve(e.dynamic, name, func(err error) {
+		if err != nil {
+			fn(nil)
+			return
+		}
+		fn([]netip.AddrPort{{}}) // the pick's name says where
+	})
 }
 
 func (w *worker) lookup(name string, port uint16, fn func([]netip.AddrPort)) {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"detour.dev/detour/internal/dataplane/cluster"
 	"detour.dev/detour/internal/dataplane/codec/http1"
 	"detour.dev/detour/internal/dataplane/event"
 	"detour.dev/detour/internal/dataplane/lb"
@@ -127,7 +128,33 @@ func (w *worker) takeTCP(in *inbound, ch *listener.Chain, hello *tlsinspector.He
 		o.Hello = !hello.EarlyData && hello.Len == len(in.early)
 		o.HungUp = func(e *lb.Endpoint, sni string) { w.p.hungUp.report(w.p, ch.Cluster, e, sni) }
 	}
+	if c.Config().Type == cluster.DynamicDNS {
+		w.proxyDynamic(in, ch, hello, o)
+		return
+	}
 	w.proxyTCP(in, o)
+}
+
+// proxyDynamic relays to the name of the ClientHello, once that is known (sni_dynamic_forward_proxy).
+func (w *worker) proxyDynamic(in *inbound, ch *listener.Chain, hello *tlsinspector.Hello, o tcpproxy.Options) {
+	if hello == nil || hello.ServerName == "" {
+		in.s.Abort()
+		return
+	}
+	o.Pick.Name = o.Cluster.DynamicKey(hello.ServerName, ch.DynamicPort)
+	in.s.SetHandler(idleHandler{})
+	w.resolve(o.Cluster, o.Pick.Name, func(err error) {
+		if err != nil {
+			in.s.Abort()
+			return
+		}
+		w.proxyTCP(in, o)
+	})
+}
+
+// resolve makes a name known to a dynamic forward proxy cluster and calls back on the worker's loop.
+func (w *worker) resolve(c *cluster.Cluster, key string, fn func(error)) {
+	c.Resolve(key, func(err error) { w.d.Post(func() { fn(err) }) })
 }
 
 // inspector looks at the first bytes of one connection.

@@ -13,6 +13,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	snidfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_dynamic_forward_proxy/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 
 	"detour.dev/detour/internal/xds"
@@ -45,6 +46,9 @@ type Chain struct {
 	Cluster    string
 	Idle       time.Duration
 	MaxTime    time.Duration // max_downstream_connection_duration; 0: none
+	// DynamicPort is where connections go whose name is taken from the ClientHello (sni_dynamic_forward_proxy's
+	// port_value, default 443).
+	DynamicPort uint16
 }
 
 type chain struct {
@@ -153,6 +157,10 @@ func (c *chain) compileFilters(filters []*listenerv3.Filter) error {
 				c.StreamIdle = d.AsDuration()
 			}
 			return nil
+		case *snidfpv3.FilterConfig:
+			if c.DynamicPort = uint16(t.GetPortValue()); c.DynamicPort == 0 {
+				c.DynamicPort = 443
+			}
 		case *tcpv3.TcpProxy:
 			c.StatPrefix, c.Cluster = t.GetStatPrefix(), t.GetCluster()
 			if c.Cluster == "" {

@@ -328,7 +328,11 @@ func (c *Conn) resolve(d Decision) {
 			return
 		}
 		if len(addrs) == 0 {
-			c.Fail(&proxyerr.Error{Flags: streaminfo.DNSResolutionFailed, Reply: &proxyerr.Reply{Status: 502, Body: "DNS resolution failed for " + d.Lookup}})
+			reply := &proxyerr.Reply{Status: 502, Body: "DNS resolution failed for " + d.Lookup}
+			if d.Pick.Name != "" { // a dynamic forward proxy, which answers as Envoy's filter
+				reply = &proxyerr.Reply{Status: 503, Body: "DNS resolution failure"}
+			}
+			c.Fail(&proxyerr.Error{Flags: streaminfo.DNSResolutionFailed, Reply: reply})
 			return
 		}
 		d.Pick.OriginalDst = addrs[0]
