@@ -147,6 +147,9 @@ func (c *chain) compileFilters(filters []*listenerv3.Filter) error {
 		}
 		switch t := m.(type) {
 		case *hcmv3.HttpConnectionManager:
+			if err := checkHTTPFilters(t.GetHttpFilters()); err != nil {
+				return fmt.Errorf("filter %s: %w", f.GetName(), err)
+			}
 			c.StatPrefix = t.GetStatPrefix()
 			c.Routes = t.GetRds().GetRouteConfigName()
 			if c.Routes == "" {
