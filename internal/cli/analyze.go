@@ -84,7 +84,7 @@ func (f *analyzeFlags) run(c *cobra.Command) error {
 	case "json":
 		err = printJSON(c.OutOrStdout(), res.Issues)
 	case "sarif":
-		err = printSARIF(c.OutOrStdout(), res.Issues, versionString())
+		err = printSARIF(c.OutOrStdout(), res.Issues, version())
 	default:
 		err = printText(c.OutOrStdout(), res.Issues)
 	}

@@ -146,3 +146,14 @@ spec:
   resolution: DNS
 `
 )
+
+// Title gives a code's title, whoever finds it.
+func Title(code string) string {
+	if p, ok := Explain(code); ok {
+		return p.Title
+	}
+	if t, ok := config.Codes[code]; ok {
+		return t
+	}
+	return translate.Codes[code]
+}

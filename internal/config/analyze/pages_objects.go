@@ -166,6 +166,12 @@ caCertificates, clientCertificate and privateKey.`,
 		Bad:  swap(exampleOne, "{name: api}", "{name: api, annotations: {detour.dev/host-rewrite: keep}}"),
 		Good: swap(exampleOne, "{name: api}", "{name: api, annotations: {detour.dev/host-rewrite: preserve}}"),
 	}, {
+		Code: translate.CodeNoDelegate, Title: "A rule delegates to nothing",
+		Why: `The VirtualService that the rule delegates to is not there, or is not visible (exportTo), or has hosts of its own. The
+rule is left out, so that its requests go to the rules after it, or get 404. Mend the name or the namespace.`,
+		Bad:  exampleStatic + exampleRouter + "  - delegate: {name: mydb-rules}\n",
+		Good: exampleStatic + exampleRouter + "  - delegate: {name: mydb-rules}\n" + swap(swap(exampleRouter, "{name: mydb}", "{name: mydb-rules}"), "  hosts: [mydb.com]\n", "") + "  - match: [{uri: {prefix: /}}]\n" + exampleTo,
+	}, {
 		Code: config.CodeUnsupported, Title: "The embedded engine does not serve it yet",
 		Why: "`detour translate` compiles it and Envoy serves it. `run` and `proxy` start, say so, and refuse the port or route it is\n" +
 			"about, alone: 501 for HTTP, a reset for TCP. Everything else is served. It is about HTTP/2 and gRPC ports, CONNECT tunnels, and\n" +

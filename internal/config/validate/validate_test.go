@@ -39,7 +39,7 @@ func judge(name string, data []byte) ([]config.Issue, string) {
 
 func TestBad(t *testing.T) {
 	var index []struct{ File, Detour string }
-	b, err := os.ReadFile("testdata/bad/index.json")
+	b, err := os.ReadFile("../../../testdata/conformance/bad/index.json")
 	if err == nil {
 		err = json.Unmarshal(b, &index)
 	}
@@ -48,7 +48,7 @@ func TestBad(t *testing.T) {
 	}
 	var golden strings.Builder
 	for _, e := range index {
-		data, err := os.ReadFile("testdata/bad/" + e.File)
+		data, err := os.ReadFile("../../../testdata/conformance/bad/" + e.File)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -229,7 +229,7 @@ func TestIssuesAreBounded(t *testing.T) {
 
 // FuzzObject judges whatever decode accepts, and holds that every issue has a place, a code and one line.
 func FuzzObject(f *testing.F) {
-	for _, pattern := range []string{"testdata/bad/*.yaml", "testdata/good/*.yaml"} {
+	for _, pattern := range []string{"../../../testdata/conformance/bad/*.yaml", "testdata/good/*.yaml"} {
 		files, _ := filepath.Glob(pattern)
 		for _, p := range files {
 			data, err := os.ReadFile(p)
