@@ -74,7 +74,7 @@ func flags(args []string) (options, error) {
 		return o, fmt.Errorf("argument %q", f.Arg(0))
 	}
 	if o.quick {
-		o.rounds, o.duration, o.warmup, o.log = 3, 700*time.Millisecond, 150*time.Millisecond, "off"
+		o.rounds, o.duration, o.warmup, o.log = 3, 500*time.Millisecond, 100*time.Millisecond, "off"
 	}
 	if !slices.Contains([]string{"off", "on", "both"}, o.log) {
 		return o, fmt.Errorf("--log %q: not one of off, on, both", o.log)
