@@ -27,6 +27,7 @@ type worker struct {
 	p         *Plane
 	d         *event.Dispatcher
 	buffers   buffer.Pool
+	trim      event.Timer // of buffers
 	pools     *upstream.Pools
 	mirrors   mirror.Mirrors
 	listeners map[*event.Listener]bool
@@ -35,6 +36,9 @@ type worker struct {
 	httpStats map[string]*stats.HTTP
 	tcpStats  map[string]*stats.TCP
 }
+
+// trimEvery is how often memory that the last burst needed, and nothing since, is halved.
+const trimEvery = time.Second
 
 type closer interface{ Close() }
 
@@ -45,6 +49,16 @@ func newWorker(p *Plane) (*worker, error) {
 	}
 	w := &worker{p: p, d: d, listeners: map[*event.Listener]bool{}, conns: map[closer]bool{},
 		httpStats: map[string]*stats.HTTP{}, tcpStats: map[string]*stats.TCP{}}
+	w.trim.Init(d, func() {
+		if w.buffers.Trim() {
+			w.trim.Schedule(trimEvery)
+		}
+	})
+	w.buffers.Grown = func() {
+		if !w.trim.Armed() {
+			w.trim.Schedule(trimEvery)
+		}
+	}
 	w.pools = &upstream.Pools{D: d, Buffers: &w.buffers, Clusters: p.Clusters, TLS: p.tls, Log: p.Log, Compat: p.Compat, Via: p.Via}
 	w.mirrors.Pools = w.pools
 	return w, nil

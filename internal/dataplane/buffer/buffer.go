@@ -13,16 +13,28 @@ const maxHead = 64 << 10
 const minBody = 4 << 10
 
 // Pool keeps windows of one worker for reuse. Not safe for concurrent use.
-type Pool struct{ free [][]byte }
+type Pool struct {
+	free [][]byte
+	low  int // least number of free buffers since the last Trim
+	// Grown is told when more than Keep buffers are free; Trim should be called now and then for as long as that lasts. nil:
+	// nobody trims.
+	Grown func()
+}
 
-const maxFree = 256
+// Bounds of what a pool keeps: Keep for good, maxFree (64 MB) while the load that needed them lasts. Below that, a thousand
+// requests at once would leave most of their buffers to the garbage collector, and get new ones at the next turn.
+const (
+	Keep    = 64
+	maxFree = 2048
+)
 
 // Get gives a buffer of Size bytes.
 func (p *Pool) Get() []byte {
-	if n := len(p.free); n > 0 {
-		b := p.free[n-1]
-		p.free[n-1] = nil
-		p.free = p.free[:n-1]
+	if n := len(p.free) - 1; n >= 0 {
+		b := p.free[n]
+		p.free[n] = nil
+		p.free = p.free[:n]
+		p.low = min(p.low, n)
 		return b
 	}
 	return make([]byte, Size)
@@ -30,9 +42,26 @@ func (p *Pool) Get() []byte {
 
 // Put takes a buffer back.
 func (p *Pool) Put(b []byte) {
-	if len(b) == Size && len(p.free) < maxFree {
-		p.free = append(p.free, b)
+	if len(b) != Size || len(p.free) >= maxFree {
+		return
 	}
+	p.free = append(p.free, b)
+	if len(p.free) == Keep+1 && p.Grown != nil {
+		p.Grown()
+	}
+}
+
+// Trim drops half of the buffers beyond Keep that nobody needed since the last time. It says whether there is more to trim.
+func (p *Pool) Trim() bool {
+	if n := (min(p.low, len(p.free)-Keep) + 1) / 2; n > 0 {
+		for range n {
+			last := len(p.free) - 1
+			p.free[last] = nil
+			p.free = p.free[:last]
+		}
+	}
+	p.low = len(p.free)
+	return len(p.free) > Keep
 }
 
 // Window is what has been read of a message and not yet left: B[Base:Head] is its head, B[Sent:Valid] may be sent,

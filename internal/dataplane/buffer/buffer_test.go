@@ -130,3 +130,42 @@ func TestStream(t *testing.T) {
 		}
 	}
 }
+
+// TestTrim: what a burst needed stays while it lasts, and goes step by step when nothing needs it any more.
+func TestTrim(t *testing.T) {
+	grown := 0
+	p := &Pool{Grown: func() { grown++ }}
+	use := func(n int) {
+		var all [][]byte
+		for range n {
+			all = append(all, p.Get())
+		}
+		for _, b := range all {
+			p.Put(b)
+		}
+	}
+	use(Keep)
+	if grown != 0 || p.Trim() || len(p.free) != Keep {
+		t.Fatalf("told %d times of %d buffers", grown, len(p.free))
+	}
+	use(1000)
+	p.Trim() // what was needed since the last time stays
+	if grown != 1 || len(p.free) != 1000 {
+		t.Fatalf("told %d times, %d of 1000 buffers", grown, len(p.free))
+	}
+	use(900)
+	if !p.Trim() || len(p.free) != 950 {
+		t.Errorf("%d buffers left where 100 of 1000 were not needed", len(p.free))
+	}
+	rounds := 0
+	for p.Trim() {
+		rounds++
+	}
+	if len(p.free) != Keep || rounds > 12 {
+		t.Errorf("%d buffers after %d rounds", len(p.free), rounds)
+	}
+	use(maxFree + 10)
+	if len(p.free) != maxFree {
+		t.Errorf("%d buffers are kept", len(p.free))
+	}
+}
