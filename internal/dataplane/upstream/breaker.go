@@ -61,6 +61,14 @@ func (p *Pools) Wait(c *cluster.Cluster, q Queued) {
 		p.queued = map[*cluster.Breaker][]Queued{}
 	}
 	p.queued[c.Breaker()] = append(p.queued[c.Breaker()], q)
+	if p.HasRoom(c) {
+		p.wake(c)
+	}
+}
+
+// Waiting says whether requests wait for a connection of the cluster, so that another has to stand behind them.
+func (p *Pools) Waiting(c *cluster.Cluster) bool {
+	return len(p.queued) > 0 && len(p.queued[c.Breaker()]) > 0
 }
 
 // Leave takes a request out of the queue.

@@ -3,6 +3,7 @@ package upstream
 import (
 	"crypto/tls"
 	"errors"
+	"net/netip"
 	"time"
 
 	"detour.dev/detour/internal/dataplane/cluster"
@@ -64,6 +65,8 @@ type Dial struct {
 	plain    bool // a probe that ends with the answer to the SYN
 	keep     bool // a connection that nobody waits for any more serves the next request
 	counted  bool // it holds a place among the cluster's connections
+	// from and to are told to the endpoint where the cluster speaks the PROXY protocol.
+	from, to netip.AddrPort
 }
 
 // Host is the endpoint being connected to.
@@ -269,8 +272,26 @@ func (d *Dial) OnEvent(readable, writable bool) {
 		d.via = nil
 		d.sock.Again() // what the endpoint said first may be there already, without a further event
 	}
+	if err := d.introduce(); err != nil {
+		d.finish(d.fail(d.connectError(err, false)))
+		return
+	}
 	d.onAnswered()
 	d.secure()
+}
+
+// introduce writes the PROXY protocol's header where the cluster asks for it. It is smaller than any socket's buffer.
+func (d *Dial) introduce() error {
+	version := d.cluster.Config().ProxyProtocol
+	if version == 0 || d.plain {
+		return nil
+	}
+	header := proxyHeader(version, d.from, d.to)
+	n, err := d.sock.Write(header)
+	if err == nil && n < len(header) {
+		err = errors.New("no room for the PROXY header")
+	}
+	return err
 }
 
 func (d *Dial) onAnswered() {

@@ -96,7 +96,7 @@ func (p *Pools) Idle(c *cluster.Cluster, h *lb.Host, sni string) *Conn {
 func (p *Pools) Put(c *Conn) {
 	hp := p.hosts[c.Host]
 	cfg := c.Cluster.Config()
-	if c.closed || hp == nil || c.Host.Removed() || c.Host.Ejected() || c.Sock.PeerClosed() || p.worn(c, cfg) || len(hp.idle) >= maxIdlePerHost {
+	if c.closed || hp == nil || cfg.ProxyProtocol != 0 || c.Host.Removed() || c.Host.Ejected() || c.Sock.PeerClosed() || p.worn(c, cfg) || len(hp.idle) >= maxIdlePerHost {
 		c.Close()
 		return
 	}

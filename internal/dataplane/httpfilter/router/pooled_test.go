@@ -225,6 +225,36 @@ func TestConnectionQueue(t *testing.T) {
 	}
 }
 
+// TestQueueIsNotOvertaken: a request that comes when a connection has just become free stands behind those that wait for it.
+func TestQueueIsNotOvertaken(t *testing.T) {
+	release, begun := make(chan struct{}), make(chan struct{}, 8)
+	u := planetest.NewUpstream(t, func(c *planetest.Conn) {
+		for c.Request() != nil {
+			begun <- struct{}{}
+			<-release
+			c.Send(planetest.Response(200, "served"))
+		}
+	})
+	s := planetest.One(u.Addr)
+	s.Limits = &clusterv3.CircuitBreakers_Thresholds{MaxConnections: wrapperspb.UInt32(1)}
+	p := planetest.Start(t, dataplane.Options{}, s)
+	st := p.Cluster(s).Stats()
+	first, second := p.Dial(s.Address()), p.Dial(s.Address())
+	first.Send(planetest.Request("GET", "/1", "") + planetest.Request("GET", "/3", "")) // read as soon as /1 is answered
+	<-begun
+	second.Send(planetest.Request("GET", "/2", ""))
+	planetest.Until(t, "/2 waits", func() bool { return st.UpstreamRqPendActive.Value() == 1 })
+	close(release)
+	for _, c := range []*planetest.Client{first, second, first} {
+		if a := c.Read("GET"); a.Text != "served" {
+			t.Errorf("got %d %q", a.StatusCode, a.Text)
+		}
+	}
+	if got := strings.Join(u.Got(), ", "); got != "GET /1, GET /2, GET /3" {
+		t.Errorf("served in the order %s", got)
+	}
+}
+
 // TestSilentElsewhere: where else a request may go while an endpoint is silent.
 func TestSilentElsewhere(t *testing.T) {
 	t.Run("same priority", func(t *testing.T) {

@@ -150,6 +150,10 @@ func (r *Router) Start(s Stream, p *upstream.Pools, rt *route.Route, c *cluster.
 	r.limited()
 	s.Body().Keep = true
 	r.race.Begin(p, c, &r.pick, r.sni, true, rt.Retry.Mode != route.RetryNone, r)
+	if p.Waiting(c) {
+		r.queue()
+		return
+	}
 	r.next(nil)
 }
 
@@ -193,6 +197,7 @@ func (r *Router) next(last *proxyerr.Error) {
 		case nil:
 			return
 		case upstream.NoRoom:
+			r.pick.Tried = r.pick.Tried[:len(r.pick.Tried)-1]
 			r.queue()
 			return
 		}
@@ -283,7 +288,6 @@ func (r *Router) queue() {
 		return
 	}
 	r.phase = queued
-	r.pick.Tried = r.pick.Tried[:len(r.pick.Tried)-1]
 	st.UpstreamRqPendTotal.Inc()
 	st.UpstreamRqPendActive.Inc()
 	r.p.Wait(r.cluster, r)

@@ -224,3 +224,43 @@ func TestNoResumption(t *testing.T) {
 		t.Error("renegotiation is on")
 	}
 }
+
+// Revocation lists from a file: what one names is refused from then on, resumed sessions too.
+func TestRevocationReload(t *testing.T) {
+	ca := must(testcert.NewCA("test"))(t)
+	pair, other := must(ca.Server("a.test"))(t), must(ca.Server("b.test"))(t)
+	path := filepath.Join(t.TempDir(), "crl.pem")
+	clk := newClock()
+	clk.put(t, path, must(ca.CRL(other))(t))
+	up := upstream(ca)
+	up.CommonTlsContext.GetValidationContext().Crl = file(path)
+	ctx := must(New(up, Options{Now: clk.now}))(t)
+	d := loop(t)
+	addr := tlsServer(t, serverConfig(t, pair), nil)
+	try := func() (bool, error) {
+		r := dial(t, d, addr, ctx, Params{Hostname: "a.test"})
+		if r.err == nil {
+			if _, err := (&pump{out: []byte("x"), want: 1}).run(t, d, r.s); err != nil {
+				t.Fatal(err)
+			}
+			on(d, r.s.Close)
+		}
+		return r.state.DidResume, r.err
+	}
+	if resumed, err := try(); resumed || err != nil {
+		t.Fatalf("resumed %v, %v", resumed, err)
+	}
+	if resumed, err := try(); !resumed || err != nil {
+		t.Fatalf("resumed %v, %v", resumed, err)
+	}
+	clk.put(t, path, must(ca.CRL(other, pair))(t))
+	clk.advance(2 * time.Second)
+	if _, err := try(); kindOf(err) != KindCertificate || !strings.Contains(err.Error(), "is revoked") {
+		t.Errorf("revoked: %v", err)
+	}
+	clk.put(t, path, must(ca.CRL(other))(t))
+	clk.advance(2 * time.Second)
+	if resumed, err := try(); resumed || err != nil {
+		t.Errorf("no longer revoked: resumed %v, %v", resumed, err)
+	}
+}
