@@ -64,6 +64,7 @@ type generator struct {
 	pending     int             // open loop: due in the measured time, not answered
 	opened      int             // Hold
 	held        int             // Hold: connections that were answered
+	up          *upstream       // nil without Serve
 }
 
 // Run makes load and measures. It keeps its goroutine on one thread. With Hold it returns the result by onHeld once all
@@ -91,6 +92,11 @@ func Run(ctx context.Context, cfg Config, onHeld func(Result)) (Result, error) {
 		return Result{}, fmt.Errorf("epoll: %w", err)
 	}
 	defer g.close()
+	if cfg.Serve != "" {
+		if err := g.listen(); err != nil {
+			return Result{}, err
+		}
+	}
 	if err := g.run(ctx, onHeld); err != nil {
 		return Result{}, err
 	}
@@ -113,6 +119,9 @@ func (g *generator) close() {
 		if g.conns[i].state != closed {
 			_ = unix.Close(g.conns[i].fd)
 		}
+	}
+	if g.up != nil {
+		g.up.close()
 	}
 	_ = unix.Close(g.epoll)
 }
@@ -281,7 +290,16 @@ func (g *generator) turn(wait time.Duration) error {
 		return fmt.Errorf("epoll_pwait2: %w", errno)
 	}
 	for _, e := range events[:n] {
-		if err := g.serve(int(e.Fd), e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0); err != nil {
+		var err error
+		switch {
+		case e.Fd == listenerID:
+			err = g.accept()
+		case e.Fd >= servedBase:
+			err = g.reply(int(e.Fd) - servedBase)
+		default:
+			err = g.serve(int(e.Fd), e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0)
+		}
+		if err != nil {
 			return err
 		}
 	}

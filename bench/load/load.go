@@ -29,6 +29,8 @@ type Config struct {
 	Body   int    // bytes of request body; sent with the head in one write
 	Tunnel string // if not empty, each connection begins with CONNECT to this authority, answered 200
 
+	Serve string // HOST:PORT on which the generator is the upstream too, so that none competes with it for its CPU
+
 	Conns    int
 	Rate     float64 // requests a second, evenly spaced; 0: a closed loop
 	Close    bool    // a new connection for each request, which the other side closes

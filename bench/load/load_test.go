@@ -263,6 +263,23 @@ func TestUnansweredCounts(t *testing.T) {
 	}
 }
 
+// TestServe: the generator is client and upstream at once; here of itself, without a proxy between.
+func TestServe(t *testing.T) {
+	for _, rate := range []float64{0, 2000} {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := l.Addr().String()
+		l.Close()
+		c := Config{Addr: addr, Serve: addr, Path: "/", Length: 1024, Host: "x.test", Status: 200, Conns: 8, Rate: rate, Duration: 100 * time.Millisecond}
+		r, err := Run(t.Context(), c, nil)
+		if err != nil || r.Failed != 0 || r.Requests < 150 {
+			t.Errorf("%+v, %v", r, err)
+		}
+	}
+}
+
 func TestHold(t *testing.T) {
 	addr, served := server(t)
 	ctx, cancel := context.WithCancel(t.Context())
