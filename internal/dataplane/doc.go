@@ -8,8 +8,9 @@
 //	listenerfilter  where several filter chains are possible, the first bytes are looked at (inspect.go, tlsinspector/)
 //	networkfilter   the chain is an HTTP connection manager (hcm/) or a TCP proxy (tcpproxy/)
 //	codec           hcm cuts the bytes into requests (codec/http1/)
-//	route           the request's host and path give a route and a cluster (route/)
-//	httpfilter      the router takes the request (httpfilter/router/)
+//	route           host, path, fields and weights give a route and a cluster (route/)
+//	httpfilter      cors and fault may answer or delay it, its head is changed, copies are made (hcm/filters.go,
+//	                httpfilter/mirror/), unless the route is plain; the router takes the request (httpfilter/router/)
 //	cluster, lb     the cluster picks an endpoint: priority, locality, algorithm (cluster/, lb/)
 //	upstream        an idle connection or a new one, raced with another where it stays silent (upstream/)
 //	outlier         Done of the attempt judges the endpoint, and may eject it before it returns (outlier/)

@@ -234,6 +234,9 @@ func (c *Conn) Last() string {
 	return got[len(got)-1]
 }
 
+// Served is how many requests the endpoint has read.
+func (c *Conn) Served() int { return len(c.u.Got()) }
+
 // Serve answers every request with 200 and the name.
 func Serve(name string) func(*Conn) {
 	return func(c *Conn) {

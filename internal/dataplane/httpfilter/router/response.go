@@ -9,6 +9,7 @@ import (
 	"detour.dev/detour/internal/dataplane/event"
 	"detour.dev/detour/internal/dataplane/lb"
 	"detour.dev/detour/internal/dataplane/proxyerr"
+	"detour.dev/detour/internal/dataplane/route"
 	sf "detour.dev/detour/internal/dataplane/streaminfo"
 	"detour.dev/detour/internal/dataplane/upstream"
 	"detour.dev/detour/internal/dataplane/upstream/tlstransport"
@@ -75,7 +76,8 @@ func (r *Router) protocolError(err error) {
 
 // finalHead judges the answer and begins to hand it on, or sends the request elsewhere.
 func (r *Router) finalHead() {
-	if (r.resp.Status >= 500 || r.route.Retry.BelowError) && r.retryStatus() {
+	retry := &r.route.Retry
+	if (r.resp.Status >= 500 || retry.BelowError && (retry.Mode == route.RetryExplicit || r.p.Compat)) && r.retryStatus() {
 		return
 	}
 	r.startResponse()
