@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 
@@ -223,11 +224,12 @@ func (n *namespace) captureTo(t testing.TB, port uint16) {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{240, 240}})
 }
 
-// captureFrom redirects the TCP connections of one client address to a port of the namespace's own loopback.
-func (n *namespace) captureFrom(t testing.TB, client netip.Addr, port uint16) {
+// captureFrom redirects the TCP connections of clients in a network of whole bytes to a port of the namespace's own loopback.
+func (n *namespace) captureFrom(t testing.TB, clients netip.Prefix, port uint16) {
 	t.Helper()
-	n.redirect(t, port, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: client.AsSlice()})
+	size := clients.Bits() / 8
+	n.redirect(t, port, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: uint32(size)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: clients.Addr().AsSlice()[:size]})
 }
 
 // redirect sends TCP connections that match to a port of the namespace's own loopback.
@@ -256,7 +258,11 @@ func (n *namespace) listener(t testing.TB, addr string) (l net.Listener) {
 	t.Helper()
 	await(t, addr+" can be listened on", func() bool {
 		err := n.do(func() (err error) {
-			l, err = net.Listen("tcp", addr)
+			network := "tcp"
+			if strings.HasPrefix(addr, "/") {
+				network = "unix"
+			}
+			l, err = net.Listen(network, addr)
 			return err
 		})
 		if err != nil && !errors.Is(err, unix.EADDRINUSE) {

@@ -6,14 +6,11 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
-	"net/netip"
-	"net/textproto"
 	"slices"
 	"strings"
 	"sync"
@@ -33,10 +30,9 @@ type actor struct {
 	notes    []string
 	arrivals []arrival
 	seen     map[string]int // requests by endpoint, for behaviours that change
-	conn     net.Conn       // the client's kept connection
-	connTo   string
-	reader   *bufio.Reader
-	wg       sync.WaitGroup
+	own      caller         // the client that sends one request after the other
+	wg       sync.WaitGroup // of requests under way
+	held     chan struct{}  // closed when answers are held no longer
 }
 
 // arrival is one request as an upstream received it.
@@ -57,8 +53,12 @@ type stub struct {
 	reset func(n int) bool
 	// tls, if not nil, is spoken.
 	tls *tls.Config
+	// greet notes what the client of a TLS connection asked for and showed.
+	greet bool
+	// hold says that the answer waits until the script releases it.
+	hold func(n int) bool
 	// raw serves connections that are not HTTP.
-	raw func(net.Conn)
+	raw func(a *actor, addr string, c net.Conn)
 	// refused: nothing listens.
 	refused bool
 	// ignore says that what arrives is not noted.
@@ -88,7 +88,7 @@ func (a *actor) serve(addr string, u stub) {
 	a.w.app.listen(a.t, addr, func(c net.Conn) {
 		limit(c)
 		if u.raw != nil {
-			u.raw(c)
+			u.raw(a, addr, c)
 			return
 		}
 		if u.tls != nil {
@@ -96,10 +96,23 @@ func (a *actor) serve(addr string, u stub) {
 			if err := tc.Handshake(); err != nil {
 				return
 			}
+			if u.greet {
+				a.greeted(addr, tc.ConnectionState())
+			}
 			c = tc
 		}
 		a.serveConn(addr, u, c)
 	})
+}
+
+func (a *actor) greeted(addr string, s tls.ConnectionState) {
+	who := "nobody"
+	if len(s.PeerCertificates) > 0 {
+		who = fmt.Sprint(s.PeerCertificates[0].DNSNames)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.arrivals = append(a.arrivals, arrival{addr, fmt.Sprintf("a TLS connection for %q from %s, protocol %q", s.ServerName, who, s.NegotiatedProtocol)})
 }
 
 func (a *actor) serveConn(addr string, u stub, c net.Conn) {
@@ -151,6 +164,7 @@ func (a *actor) answer(addr string, u stub, c net.Conn, r *http.Request, text st
 	if !u.ignore {
 		a.arrivals = append(a.arrivals, arrival{addr, text})
 	}
+	held := a.held
 	a.mu.Unlock()
 	if u.reset != nil && u.reset(n) {
 		if tcp, ok := c.(*net.TCPConn); ok {
@@ -158,7 +172,7 @@ func (a *actor) answer(addr string, u stub, c net.Conn, r *http.Request, text st
 		}
 		return false
 	}
-	if u.wait > 0 && !a.pause(u.wait) {
+	if u.wait > 0 && !a.pause(u.wait) || u.hold != nil && u.hold(n) && !a.await(held) {
 		return false
 	}
 	status := 200
@@ -194,6 +208,30 @@ func (a *actor) pause(d time.Duration) bool {
 	case <-a.t.Context().Done():
 		return false
 	}
+}
+
+// await waits for a release; false when the test has ended meanwhile.
+func (a *actor) await(held chan struct{}) bool {
+	select {
+	case <-held:
+		return true
+	case <-a.t.Context().Done():
+		return false
+	}
+}
+
+// release lets all held answers go, and those of requests to come too.
+func (a *actor) release() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	close(a.held)
+}
+
+// holdAgain makes answers of requests to come wait again.
+func (a *actor) holdAgain() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.held = make(chan struct{})
 }
 
 // dropped are fields that say nothing of what is compared: hop by hop, or the time of day.
@@ -232,251 +270,6 @@ func bodyText(b []byte) string {
 		return fmt.Sprintf(" | body of %d bytes", len(b))
 	}
 	return fmt.Sprintf(" | body %q", b)
-}
-
-// call is one request of the client.
-type call struct {
-	method string // GET if empty
-	url    string // http://host[:port]/path; the host is declared, or at names where it is
-	at     string // IP:PORT to connect to, where that is not the host's own address
-	header []string
-	body   string
-	fresh  bool // on a new connection
-}
-
-// get asks for a URL; header lines are "name: value".
-func (a *actor) get(url string, header ...string) { a.do(call{url: url, header: header}) }
-
-// do sends a request and notes the answer, then what the upstreams received, in order of arrival.
-func (a *actor) do(c call) {
-	a.t.Helper()
-	answer, _, err := a.send(c)
-	if err != nil {
-		answer = "no answer"
-		a.t.Logf("%s: %s: %v", a.engine, c.url, err)
-	}
-	a.note("%s %s -> %s", method(c), c.url, answer)
-	a.noteArrivals("  ")
-}
-
-func method(c call) string {
-	if c.method == "" {
-		return "GET"
-	}
-	return c.method
-}
-
-// noteArrivals notes what the upstreams received since the last time.
-func (a *actor) noteArrivals(indent string) {
-	for _, r := range a.takeArrivals() {
-		a.note("%s%s got %s", indent, r.endpoint, r.text)
-	}
-}
-
-func (a *actor) takeArrivals() []arrival {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	out := a.arrivals
-	a.arrivals = nil
-	return out
-}
-
-// awaitArrivals waits until n requests have arrived that nobody has noted yet.
-func (a *actor) awaitArrivals(n int) {
-	a.t.Helper()
-	await(a.t, fmt.Sprintf("%d requests arrive", n), func() bool {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return len(a.arrivals) >= n
-	})
-}
-
-// spread sends n requests, each made by f, and notes the answers' bodies with their shares in percent.
-func (a *actor) spread(what string, n int, f func(i int) call) {
-	a.t.Helper()
-	count := map[string]int{}
-	for i := range n {
-		answer, body, err := a.send(f(i))
-		if err != nil {
-			a.t.Fatalf("%s: request %d: %v", a.engine, i, err)
-		}
-		if !strings.HasPrefix(answer, "200") {
-			body, _, _ = strings.Cut(answer, " ")
-		}
-		count[body]++
-	}
-	a.takeArrivals()
-	var out []string
-	for _, k := range slices.Sorted(maps.Keys(count)) {
-		out = append(out, fmt.Sprintf("%s=%d", k, (count[k]*100+n/2)/n))
-	}
-	a.note(distribution+"%s %s", what, strings.Join(out, " "))
-}
-
-// send gives the answer as text, and its body.
-func (a *actor) send(c call) (text, body string, err error) {
-	a.t.Helper()
-	host, path, ok := strings.Cut(strings.TrimPrefix(c.url, "http://"), "/")
-	if !ok {
-		path = ""
-	}
-	if err := a.connect(a.address(host, c.at), c.fresh); err != nil {
-		return "", "", err
-	}
-	var out strings.Builder
-	fmt.Fprintf(&out, "%s /%s HTTP/1.1\r\nHost: %s\r\n", method(c), path, host)
-	for _, h := range c.header {
-		out.WriteString(h + "\r\n")
-	}
-	if c.body != "" {
-		fmt.Fprintf(&out, "Content-Length: %d\r\n", len(c.body))
-	}
-	out.WriteString("\r\n" + c.body)
-	if _, err := io.WriteString(a.conn, out.String()); err != nil {
-		a.hangUp()
-		return "", "", err
-	}
-	text, body, err = a.receive(method(c))
-	if err != nil {
-		a.hangUp()
-	}
-	return text, body, err
-}
-
-// receive reads one answer.
-func (a *actor) receive(method string) (text, body string, err error) {
-	tp := textproto.NewReader(a.reader)
-	var lines []string
-	for {
-		l, err := tp.ReadLine()
-		if err != nil {
-			return "", "", err
-		}
-		if l == "" {
-			break
-		}
-		lines = append(lines, l)
-	}
-	if len(lines) == 0 {
-		return "", "", errors.New("an empty head")
-	}
-	head := strings.Join(lines, "\r\n") + "\r\n\r\n"
-	r, err := http.ReadResponse(bufio.NewReader(io.MultiReader(strings.NewReader(head), a.reader)), &http.Request{Method: method})
-	if err != nil {
-		return "", "", err
-	}
-	// ReadResponse's own reader would keep bytes of the next answer; none follows, since requests are not pipelined.
-	b, err := io.ReadAll(r.Body)
-	if err != nil {
-		return "", "", err
-	}
-	if r.Close {
-		a.hangUp()
-	}
-	_, status, _ := strings.Cut(lines[0], " ")
-	status, _, _ = strings.Cut(status, " ")
-	return status + fieldText(lines[1:]) + bodyText(b), string(b), nil
-}
-
-// address is where a client connects to reach a host.
-func (a *actor) address(host, at string) string {
-	if at != "" {
-		return at
-	}
-	name, port, err := net.SplitHostPort(host)
-	if err != nil {
-		name, port = host, "80"
-	}
-	if _, err := netip.ParseAddr(name); err == nil {
-		return net.JoinHostPort(name, port)
-	}
-	addr := a.hosts[name]
-	if addr == "" {
-		a.t.Fatalf("%s has no address in the configuration: give the call one", name)
-	}
-	return net.JoinHostPort(addr, port)
-}
-
-// connect keeps one connection to the address it was asked for last.
-func (a *actor) connect(addr string, fresh bool) error {
-	if a.conn != nil && a.connTo == addr && !fresh {
-		return nil
-	}
-	a.hangUp()
-	c, err := a.dial(addr)
-	if err != nil {
-		return err
-	}
-	a.conn, a.connTo, a.reader = c, addr, bufio.NewReader(c)
-	return nil
-}
-
-// dial connects as a client whose connections the engine gets.
-func (a *actor) dial(addr string) (c net.Conn, err error) {
-	err = a.w.app.do(func() (err error) {
-		d := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: net.ParseIP(clientAddr)}}
-		c, err = d.Dial("tcp", addr)
-		return err
-	})
-	if err == nil {
-		limit(c)
-	}
-	return c, err
-}
-
-func (a *actor) hangUp() {
-	if a.conn != nil {
-		a.conn.Close()
-		a.conn, a.connTo = nil, ""
-	}
-}
-
-func (a *actor) close() {
-	a.hangUp()
-	a.wg.Wait()
-}
-
-// exchange sends bytes on a connection of its own, and notes all that comes back until the other side is done, or an
-// error that is not its end.
-func (a *actor) exchange(what, addr, send string) {
-	a.t.Helper()
-	c, err := a.dial(addr)
-	if err != nil {
-		a.note("%s -> not connected", what)
-		return
-	}
-	defer c.Close()
-	if _, err := io.WriteString(c, send); err != nil {
-		a.note("%s -> not sent", what)
-		return
-	}
-	_ = c.(*net.TCPConn).CloseWrite()
-	b, err := io.ReadAll(c)
-	if err != nil {
-		a.note("%s -> %q and an error", what, b)
-		return
-	}
-	a.note("%s -> %q", what, b)
-}
-
-// handshake speaks TLS with a server name, sends bytes and notes who answered with what.
-func (a *actor) handshake(what, addr, sni, send string) {
-	a.t.Helper()
-	c, err := a.dial(addr)
-	if err != nil {
-		a.note("%s -> not connected", what)
-		return
-	}
-	defer c.Close()
-	tc := tls.Client(c, &tls.Config{ServerName: sni, InsecureSkipVerify: true})
-	if err := tc.Handshake(); err != nil {
-		a.note("%s -> no handshake", what)
-		return
-	}
-	_, _ = io.WriteString(tc, send)
-	_ = tc.CloseWrite()
-	b, _ := io.ReadAll(tc)
-	a.note("%s -> certificate of %v, %q", what, tc.ConnectionState().PeerCertificates[0].DNSNames, b)
 }
 
 // newChunks reads a chunked body.

@@ -39,7 +39,12 @@ type parity struct {
 	flags     []string          // of `detour proxy` and `detour translate` alike: --labels k=v
 	upstreams map[string]stub   // by IP:PORT; addresses of 10.0.0.0/8
 	records   map[string]string // DNS: names and their addresses, separated by blanks
+	mesh      string            // testdata/parity/mesh/MESH.yaml is the --mesh-config
 	script    func(*actor)
+
+	// prepare, where given, makes what a case needs besides: certificates in w.scratch, upstreams that have them.
+	// SCRATCH in the configuration is that folder.
+	prepare func(w *world) map[string]stub
 
 	spoil map[string]string // for the test of the comparison itself: replaced in detour's copy of the configuration
 }
@@ -93,20 +98,33 @@ func (p parity) play(t *testing.T, envoy string, spoil map[string]string) (notes
 	t.Run(name, func(t *testing.T) {
 		w := newPlainWorld(t)
 		w.mayRepeat = true
-		text := p.read(t, spoil)
+		text := strings.ReplaceAll(p.read(t, spoil), "SCRATCH", w.scratch)
 		w.write("config.yaml", text)
 		for name, addrs := range p.records {
 			w.record(name, addrs)
 		}
-		a := &actor{w: w, t: t, hosts: declared(t, text), engine: name}
-		for _, addr := range slices.Sorted(maps.Keys(p.upstreams)) {
-			a.serve(addr, p.upstreams[addr])
+		a := &actor{w: w, t: t, hosts: declared(t, text), engine: name, held: make(chan struct{})}
+		a.own.a = a
+		upstreams := maps.Clone(p.upstreams)
+		if p.prepare != nil {
+			upstreams = p.prepare(w)
+			maps.Copy(upstreams, p.upstreams)
+		}
+		for _, addr := range slices.Sorted(maps.Keys(upstreams)) {
+			a.serve(strings.ReplaceAll(addr, "SCRATCH", w.scratch), upstreams[addr])
 		}
 		locality := p.locality
 		if locality == "" {
 			locality = "us-east1"
 		}
 		flags := append([]string{"--locality", locality}, p.flags...)
+		if p.mesh != "" {
+			mesh, err := filepath.Abs(filepath.Join("testdata/parity/mesh", p.mesh+".yaml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			flags = append(flags, "--mesh-config", mesh)
+		}
 		if envoy != "" {
 			w.envoyIn(envoy, flags)
 		} else {
@@ -181,13 +199,13 @@ func newPlainWorld(t *testing.T) *world {
 		w.dns, err = dnstest.Start("127.0.0.53:53")
 		return err
 	})
-	w.app.captureFrom(t, netip.MustParseAddr(clientAddr), 15001)
+	w.app.captureFrom(t, netip.MustParsePrefix("10.255.0.0/16"), 15001)
 	t.Cleanup(w.dns.Close)
 	t.Cleanup(w.end)
 	return w
 }
 
-// clientAddr is the address that clients of the parity tests have.
+// clientAddr is the address that clients of the parity tests have, unless they choose another of 10.255.0.0/16.
 const clientAddr = "10.255.0.1"
 
 func (w *world) record(name, addrs string) {

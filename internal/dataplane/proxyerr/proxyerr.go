@@ -4,6 +4,7 @@ package proxyerr
 
 import (
 	"errors"
+	"strings"
 	"syscall"
 
 	"detour.dev/detour/internal/dataplane/lb"
@@ -75,6 +76,16 @@ func (e *Error) Response() Reply {
 		return Reply{Status: 400, Body: "Bad Request"}
 	}
 	return Reply{503, "upstream connect error or disconnect/reset before headers. reset reason: " + e.Detail}
+}
+
+// EnvoyResponse is Response in the words of Envoy 1.40, which says whose the failure was. Response keeps to the
+// walkthrough's words.
+func (e *Error) EnvoyResponse() Reply {
+	r := e.Response()
+	if head, found := strings.CutSuffix(r.Body, ": "+ConnectionFailure); found {
+		r.Body = head + ": remote " + ConnectionFailure
+	}
+	return r
 }
 
 // Envoy's reset reasons, which clients see.

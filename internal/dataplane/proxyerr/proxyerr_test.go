@@ -34,6 +34,23 @@ func TestResponse(t *testing.T) {
 	}
 }
 
+// TestEnvoyResponse: an Envoy of today says whose connection it was that failed.
+func TestEnvoyResponse(t *testing.T) {
+	const before = "upstream connect error or disconnect/reset before headers. reset reason: "
+	for _, c := range []struct {
+		err  *Error
+		want string
+	}{
+		{Connect(syscall.ECONNREFUSED, false), before + "remote connection failure"},
+		{Connect(syscall.ETIMEDOUT, false), before + "connection timeout"},
+		{&Error{Flags: sf.NoHealthyUpstream}, "no healthy upstream"},
+	} {
+		if got := c.err.EnvoyResponse(); got.Body != c.want {
+			t.Errorf("%v: %q, want %q", c.err, got.Body, c.want)
+		}
+	}
+}
+
 // TestConnect: what connect(2) refuses at once is this host's fault; the same word from a router judges the endpoint (E4).
 func TestConnect(t *testing.T) {
 	for _, c := range []struct {

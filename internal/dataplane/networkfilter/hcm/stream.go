@@ -149,7 +149,11 @@ func (c *Conn) reply(err *proxyerr.Error) {
 	if c.info.CodeDetails == "" {
 		c.info.CodeDetails = details(err)
 	}
-	c.answer(err.Response(), nil)
+	r := err.Response()
+	if c.Pools.Compat {
+		r = err.EnvoyResponse()
+	}
+	c.answer(r, nil)
 }
 
 // answer sends a response of our own, changed by an edit, or by what its route and its filters say where that is nil.
