@@ -103,7 +103,7 @@ func (e *httpEnv) toCluster(st *state, rt *route.Route, authority []byte) hcm.De
 		}
 		return hcm.Decision{Route: rt, Authority: authority, Err: err}
 	}
-	d := hcm.Decision{Route: rt, Cluster: c, Pick: lb.PickInfo{OriginalDst: e.in.dst}, Authority: authority}
+	d := hcm.Decision{Route: rt, Cluster: c, Pick: lb.PickInfo{OriginalDst: e.in.dst, Source: e.in.remote}, Authority: authority}
 	if c.Config().Type == cluster.DynamicDNS {
 		d.Pick.Name = c.DynamicKey(string(authority), 0)
 		d.Lookup, e.dynamic = d.Pick.Name, c

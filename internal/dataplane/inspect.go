@@ -122,7 +122,7 @@ func (w *worker) takeTCP(in *inbound, ch *listener.Chain, hello *tlsinspector.He
 		in.s.Abort()
 		return
 	}
-	o := tcpproxy.Options{Cluster: c, Pick: lb.PickInfo{OriginalDst: in.dst}, Stats: w.tcp(ch.StatPrefix), Idle: ch.Idle, MaxTime: ch.MaxTime, Info: &streaminfo.Info{}}
+	o := tcpproxy.Options{Cluster: c, Pick: lb.PickInfo{OriginalDst: in.dst, Source: in.remote}, Stats: w.tcp(ch.StatPrefix), Idle: ch.Idle, MaxTime: ch.MaxTime, Info: &streaminfo.Info{}}
 	if hello != nil {
 		o.Info.RequestedServerName = []byte(hello.ServerName)
 		o.Hello = !hello.EarlyData && hello.Len == len(in.early)

@@ -13,6 +13,8 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
 	dfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dynamic_forward_proxy/v3"
+	proxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/proxy_protocol/v3"
+	rawv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -51,6 +53,8 @@ type Config struct {
 	ConnectTimeout time.Duration // Envoy's default: 5 s
 	// TransportSocket says how connections are secured; nil: plain text.
 	TransportSocket *corev3.TransportSocket
+	// ProxyProtocol is the version of the header that each connection begins with; 0: none.
+	ProxyProtocol uint8
 	// PoolKey is the hash of all that makes pooled connections not interchangeable: transport socket, keepalive and HTTP
 	// options. A connection of a host whose cluster has another PoolKey must not be used.
 	PoolKey         string
@@ -113,7 +117,7 @@ func compile(c *clusterv3.Cluster, o *Options) (*Config, error) {
 		Proto:           c,
 	}
 	for _, step := range []func(*clusterv3.Cluster, *Options) error{
-		refuse, cfg.compileType, cfg.compilePolicy, cfg.compileHTTP, cfg.compileOutlier,
+		refuse, cfg.compileTransport, cfg.compileType, cfg.compilePolicy, cfg.compileHTTP, cfg.compileOutlier,
 	} {
 		if err := step(c, o); err != nil {
 			return nil, err
@@ -144,6 +148,30 @@ func refuse(c *clusterv3.Cluster, _ *Options) error {
 		return errors.New("upstream_bind_config: not supported")
 	case len(c.GetCircuitBreakers().GetPerHostThresholds()) > 0:
 		return errors.New("circuit_breakers.per_host_thresholds: not supported")
+	}
+	return nil
+}
+
+// compileTransport takes the PROXY protocol's transport socket off the one that it wraps.
+func (cfg *Config) compileTransport(c *clusterv3.Cluster, _ *Options) error {
+	var p proxyv3.ProxyProtocolUpstreamTransport
+	any := c.GetTransportSocket().GetTypedConfig()
+	if !any.MessageIs(&p) {
+		return nil
+	}
+	if err := any.UnmarshalTo(&p); err != nil {
+		return fmt.Errorf("transport_socket: %w", err)
+	}
+	conf := p.GetConfig()
+	if conf.GetPassThroughTlvs() != nil || len(conf.GetAddedTlvs()) > 0 {
+		return errors.New("transport_socket: pass_through_tlvs and added_tlvs are not supported")
+	}
+	cfg.ProxyProtocol = 1
+	if conf.GetVersion() == corev3.ProxyProtocolConfig_V2 {
+		cfg.ProxyProtocol = 2
+	}
+	if cfg.TransportSocket = p.GetTransportSocket(); cfg.TransportSocket.GetTypedConfig().MessageIs(&rawv3.RawBuffer{}) {
+		cfg.TransportSocket = nil
 	}
 	return nil
 }
@@ -186,6 +214,7 @@ func (cfg *Config) compileType(c *clusterv3.Cluster, _ *Options) error {
 		rate, jitter, ttl := c.GetDnsRefreshRate(), c.GetDnsJitter(), c.GetRespectDnsTtl()
 		cfg.dns = dnsOptions(rate, jitter, ttl, int32(c.GetDnsLookupFamily())+1)
 		cfg.dns.Rotate = cfg.Type == LogicalDNS
+		//lint:ignore SA1019 as above
 		failureRate(&cfg.dns, c.GetDnsFailureRefreshRate())
 	case clusterv3.Cluster_ORIGINAL_DST:
 		return cfg.compileOriginalDst(c)

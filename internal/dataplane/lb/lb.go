@@ -42,6 +42,8 @@ type PickInfo struct {
 	Tried []*Host
 	// OriginalDst is where the application wanted to go (ORIGINAL_DST clusters).
 	OriginalDst netip.AddrPort
+	// Source is the client's address, which the PROXY protocol tells the endpoint.
+	Source netip.AddrPort
 	// Name is what a dynamic forward proxy sends to: the key that Cluster.Resolve gave.
 	Name string
 	// Hash is what the route's hash policies gave, for RING_HASH and MAGLEV; without HasHash they choose at random.
