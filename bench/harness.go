@@ -136,7 +136,8 @@ func (h *harness) startLoad(ctx context.Context, cpus string, c load.Config) (*l
 	if err != nil {
 		return nil, err
 	}
-	l := &loader{cmd: exec.CommandContext(ctx, "taskset", "-c", cpus, self, loadVerb)}
+	argv := pinned(cpus, []string{self, loadVerb})
+	l := &loader{cmd: exec.CommandContext(ctx, argv[0], argv[1:]...)}
 	// A garbage collection or a preemption would look like a slow proxy.
 	l.cmd.Env = append(os.Environ(), "GOGC=off", "GODEBUG=asyncpreemptoff=1")
 	l.cmd.Stderr = &l.stderr

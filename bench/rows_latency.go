@@ -16,7 +16,7 @@ const latencyConns = 64
 
 func init() {
 	register(row{
-		Name: "latency", Title: "latency at half of HAProxy's maximum, open loop, 64 connections, 1 kB", Log: true, MinRounds: 9,
+		Name: "latency", Title: "latency at half of HAProxy's maximum, open loop, 64 connections, 1 kB", Log: true, MinRounds: 15,
 		Metrics: []metric{{"p99", "p99", "µs"}, {"p50", "p50", "µs"}, {"p999", "p99.9", "µs"}, {"max", "maximum", "µs"}, {"rate", "rate", "requests/s"}},
 		Goals:   []goal{{"p99", []string{haproxy}, 1}},
 		Start: func(ctx context.Context, h *harness, s subject) (session, error) {
