@@ -72,10 +72,9 @@ func (h *harness) start(cpus, stdout string, argv ...string) (*proc, error) {
 	return p, nil
 }
 
-// pinned makes a command run on the given CPUs, before everything else that wants them if we have the right to ask for that
-// (nice says so and goes on if not).
+// pinned makes a command run on the given CPUs.
 func pinned(cpus string, argv []string) []string {
-	return append([]string{"nice", "-n", "-20", "taskset", "-c", cpus}, argv...)
+	return append([]string{"taskset", "-c", cpus}, argv...)
 }
 
 func (p *proc) pid() int { return p.cmd.Process.Pid }
