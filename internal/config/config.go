@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+	"unicode"
 
 	"google.golang.org/protobuf/proto"
 )
@@ -42,6 +43,20 @@ const (
 	EndpointSlice Kind = "EndpointSlice"
 	Node          Kind = "Node"
 )
+
+// Labels of Kubernetes by which endpoints and services find each other.
+const (
+	// LabelService, on an EndpointSlice, names its Service.
+	LabelService = "kubernetes.io/service-name"
+	// LabelNode, on an endpoint, names the node it runs on.
+	LabelNode = "kubernetes.io/hostname"
+	// LabelRegion and LabelZone, on a Node, say where it is.
+	LabelRegion = "topology.kubernetes.io/region"
+	LabelZone   = "topology.kubernetes.io/zone"
+)
+
+// ClusterDomain is what the names of Kubernetes Services end in.
+const ClusterDomain = "svc.cluster.local"
 
 // Key identifies an object. Namespace is never empty (see DefaultNamespace).
 type Key struct {
@@ -189,8 +204,18 @@ func Notef(o *Object, code, field, format string, args ...any) Issue {
 	return newIssue(Note, o, code, field, format, args...)
 }
 
+// OneLine makes control characters, which values from files may hold, spaces: a message is one line.
+func OneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
 func newIssue(s Severity, o *Object, code, field, format string, args ...any) Issue {
-	return Issue{Severity: s, Code: code, Object: o.Key, Origin: o.At(field), Field: field, Message: fmt.Sprintf(format, args...)}
+	return Issue{Severity: s, Code: code, Object: o.Key, Origin: o.At(field), Field: field, Message: OneLine(fmt.Sprintf(format, args...))}
 }
 
 // VIPs are the addresses allocated to a service host that states none (guarantee E6): at most one of each family,

@@ -169,7 +169,7 @@ func (r *run) report(i config.Issue) {
 // at makes an issue about a place.
 func at(s config.Severity, code string, p translate.Place, format string, args ...any) config.Issue {
 	return config.Issue{
-		Severity: s, Code: code, Object: p.Object.Key, Origin: p.Object.At(p.Field), Field: p.Field, Message: fmt.Sprintf(format, args...),
+		Severity: s, Code: code, Object: p.Object.Key, Origin: p.Object.At(p.Field), Field: p.Field, Message: config.OneLine(fmt.Sprintf(format, args...)),
 	}
 }
 

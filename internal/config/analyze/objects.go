@@ -15,8 +15,10 @@ import (
 
 func indexed(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }
 
+// ports gives a ServiceEntry's ports; none for a Kubernetes Service.
 func ports(o *config.Object) []*networking.ServicePort {
-	return o.Spec.(*networking.ServiceEntry).Ports
+	se, _ := o.Spec.(*networking.ServiceEntry)
+	return se.GetPorts()
 }
 
 // emptySubset: a subset whose labels no endpoint has.
@@ -40,8 +42,12 @@ func (r *run) objects(set *config.Set) {
 			r.report(config.Warningf(o, CodeNoSuchHost, "spec.host", "nothing declares %s, so this rule applies to nothing%s", h, d.nearest(h)))
 		}
 	}
+	byHost := map[string][]view{}
+	for _, v := range r.views {
+		byHost[v.plan.Host] = append(byHost[v.plan.Host], v)
+	}
 	for _, o := range set.All(config.VirtualService) {
-		v := &routes{run: r, directory: d, o: o, spec: o.Spec.(*networking.VirtualService)}
+		v := &routes{run: r, directory: d, byHost: byHost, o: o, spec: o.Spec.(*networking.VirtualService)}
 		v.hosts()
 		v.rules()
 	}
@@ -54,11 +60,13 @@ type directory struct {
 	services map[string]bool // Kubernetes Services by "name.namespace"; empty where none are given
 	ports    map[string]map[uint32]bool
 	subsets  map[string]map[string]bool // by the host of DestinationRules
+	// wildRules are those of subsets' hosts that are wildcards.
+	wildRules []string
 }
 
 func newDirectory(set *config.Set) *directory {
 	d := &directory{declared: declaredHosts(set), services: map[string]bool{}, ports: map[string]map[uint32]bool{}, subsets: map[string]map[string]bool{}}
-	for _, o := range set.All("Service") {
+	for _, o := range set.All(config.Service) {
 		d.services[o.Name+"."+o.Namespace] = true
 	}
 	for _, o := range set.All(config.ServiceEntry) {
@@ -79,6 +87,9 @@ func newDirectory(set *config.Set) *directory {
 		for _, s := range dr.Subsets {
 			if d.subsets[h] == nil {
 				d.subsets[h] = map[string]bool{}
+				if strings.HasPrefix(h, "*") {
+					d.wildRules = append(d.wildRules, h)
+				}
 			}
 			d.subsets[h][s.Name] = true
 		}
@@ -118,10 +129,12 @@ func (d *directory) nearest(host string) string {
 
 // subset tells whether a DestinationRule declares a host's subset; known is false where no rule covers the host.
 func (d *directory) subset(host, name string) (there, known bool) {
-	for h, names := range d.subsets {
-		if covers(h, normal(host)) {
-			known = true
-			there = there || names[name]
+	host = normal(host)
+	names, known := d.subsets[host]
+	there = names[name]
+	for _, h := range d.wildRules {
+		if covers(h, host) {
+			known, there = true, there || d.subsets[h][name]
 		}
 	}
 	return there, known

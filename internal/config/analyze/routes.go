@@ -16,8 +16,9 @@ import (
 type routes struct {
 	*run
 	*directory
-	o    *config.Object
-	spec *networking.VirtualService
+	byHost map[string][]view
+	o      *config.Object
+	spec   *networking.VirtualService
 }
 
 func (v *routes) warn(code, field, format string, args ...any) {
@@ -77,17 +78,12 @@ func (v *routes) matchPort(path string, port uint32) {
 	}
 	known := map[uint32]bool{}
 	for _, h := range v.spec.Hosts {
-		declared := false
-		for name, ports := range v.ports {
-			if covers(normal(h), name) || covers(name, normal(h)) {
-				declared = true
-				for p := range ports {
-					known[p] = true
-				}
-			}
+		ports := v.ports[normal(h)]
+		if ports == nil {
+			return // a wildcard, or somebody else's
 		}
-		if !declared {
-			return // a host of somebody else's
+		for p := range ports {
+			known[p] = true
 		}
 	}
 	if len(known) > 0 && !known[port] {
@@ -122,12 +118,12 @@ func (v *routes) destination(path string, d *networking.Destination) {
 // views gives what the callers see of a route's destinations.
 func (v *routes) views(rt *networking.HTTPRoute) []view {
 	var out []view
-	for _, w := range v.run.views {
-		if w.plan.Protocol == "http" && slices.ContainsFunc(rt.Route, func(d *networking.HTTPRouteDestination) bool {
-			port := d.Destination.GetPort().GetNumber()
-			return normal(d.Destination.GetHost()) == w.plan.Host && d.Destination.GetSubset() == w.plan.Subset && (port == 0 || port == w.plan.Port)
-		}) {
-			out = append(out, w)
+	for _, d := range rt.Route {
+		port := d.Destination.GetPort().GetNumber()
+		for _, w := range v.byHost[normal(d.Destination.GetHost())] {
+			if w.plan.Protocol == "http" && d.Destination.GetSubset() == w.plan.Subset && (port == 0 || port == w.plan.Port) {
+				out = append(out, w)
+			}
 		}
 	}
 	return out

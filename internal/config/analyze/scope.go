@@ -57,22 +57,40 @@ func hostsOf(set *config.Set, k config.Key, refused map[config.Key][]string) []s
 // declaredHosts gives a test for whether a host, which may be a wildcard, is or covers one that a ServiceEntry declares,
 // refused ones among them.
 func declaredHosts(set *config.Set) func(string) bool {
-	var hosts []string
+	exact := map[string]bool{}
+	var wild []string
+	add := func(h string) {
+		if h = normal(h); strings.HasPrefix(h, "*") {
+			wild = append(wild, h)
+		} else {
+			exact[h] = true
+		}
+	}
 	for _, o := range set.All(config.ServiceEntry) {
 		for _, h := range o.Spec.(*networking.ServiceEntry).Hosts {
-			hosts = append(hosts, normal(h))
+			add(h)
 		}
 	}
 	for _, r := range set.Refused() {
 		if r.Key.Kind == config.ServiceEntry {
 			for _, h := range r.Hosts {
-				hosts = append(hosts, normal(h))
+				add(h)
 			}
 		}
 	}
 	return func(h string) bool {
 		h = normal(h)
-		return slices.ContainsFunc(hosts, func(d string) bool { return covers(h, d) || covers(d, h) })
+		if exact[h] || slices.ContainsFunc(wild, func(d string) bool { return covers(h, d) || covers(d, h) }) {
+			return true
+		}
+		if strings.HasPrefix(h, "*") {
+			for d := range exact {
+				if covers(h, d) {
+					return true
+				}
+			}
+		}
+		return false
 	}
 }
 
