@@ -61,6 +61,14 @@ func (r *reader) object(d *document, prefix string, m map[string]any, duplicates
 		o.at = within{d, prefix}
 		o.origin = d.Position(prefix)
 	}
+	if res, ok := o.kube(m); ok {
+		if len(o.problems) == len(duplicates) {
+			r.out.Objects = append(r.out.Objects, res)
+			return
+		}
+		o.report(d, prefix, false, nil)
+		return
+	}
 	kind, api, mine := o.kind(m)
 	if !mine {
 		o.report(d, prefix, len(o.problems) == len(duplicates), nil)

@@ -1,5 +1,7 @@
 package translate
 
+//lint:file-ignore SA1019 people's files still use the deprecated fields
+
 import (
 	"fmt"
 	"maps"

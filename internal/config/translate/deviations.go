@@ -153,7 +153,7 @@ func (c *compiler) namedAddresses(s *service) []netip.Prefix {
 // copiesOf belongs to deviation 3 (T15): istiod makes one service of each stated address and then gives a STATIC service's
 // endpoints once for each. detour gives them once.
 func (c *compiler) copiesOf(s *service) int {
-	if c.group.CompatIstio && s.spec.Resolution == networking.ServiceEntry_STATIC {
+	if c.group.CompatIstio && s.spec.Resolution == networking.ServiceEntry_STATIC && !s.kubernetes() {
 		return max(len(s.spec.Addresses), 1)
 	}
 	return 1

@@ -9,6 +9,8 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	networking "istio.io/api/networking/v1alpha3"
+
+	"detour.dev/detour/internal/config"
 )
 
 const unixPrefix = "unix://"
@@ -45,7 +47,9 @@ func (c *compiler) membersOf(s *service, port servicePort, labels map[string]str
 			continue
 		}
 		entries := se.Endpoints
-		if se.WorkloadSelector != nil {
+		if o.Kind == config.Service && s.spec.Resolution == networking.ServiceEntry_STATIC {
+			entries = c.sliceEndpoints(o, declared.Name)
+		} else if se.WorkloadSelector != nil {
 			entries = c.selectedWorkloads(o)
 		} else if len(entries) == 0 && resolvesByName(s.spec.Resolution) {
 			entries = []*networking.WorkloadEntry{{Address: s.host}}

@@ -273,6 +273,9 @@ func (c *compiler) serviceRoutes(s *service, port servicePort) []*routev3.Route 
 // address by which it is reached.
 func (c *compiler) domains(s *service) []string {
 	out := []string{s.host, s.host + "."}
+	if s.kubernetes() {
+		out = append(out, c.shortNames(s.first)...)
+	}
 	for _, p := range c.namedAddresses(s) {
 		if p.IsSingleIP() {
 			out = append(out, addressDomain(p.Addr()))

@@ -67,6 +67,7 @@ type compiler struct {
 	egressProxy *networking.Destination    // where undeclared requests go instead of PassthroughCluster; nil: there
 	services    []*service                 // of all egress listeners, in order of age: what clusters are made for
 	byHost      map[string]*service        // the same by host
+	kube        *kubeIndex                 // made when a Kubernetes Service first asks
 	filters     map[uint32]map[string]bool // HTTP filters that the routes of a port configure, by name
 	issues      []config.Issue
 	reported    map[string]bool // issues already made, so that each appears once

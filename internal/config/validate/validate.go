@@ -23,6 +23,10 @@ type Verdict struct {
 
 // Object judges one object that decode made.
 func Object(o *config.Object) Verdict {
+	switch o.Kind {
+	case config.Service, config.EndpointSlice, config.Node:
+		return Verdict{} // a cluster's own, judged there
+	}
 	c := &checker{o: o}
 	switch spec := o.Spec.(type) {
 	case *networking.ServiceEntry:

@@ -1,0 +1,176 @@
+package decode
+
+import (
+	"cmp"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	networking "istio.io/api/networking/v1alpha3"
+
+	"detour.dev/detour/internal/config"
+)
+
+// kubeKinds are the kinds of Kubernetes that decide where a service's endpoints are, by API group. They are read leniently:
+// a cluster wrote them, and what they say beside that is nobody's business here.
+var kubeKinds = map[string]map[config.Kind]func(*object, []byte, *config.Object) proto.Message{
+	"":                 {config.Service: kubeService, config.Node: kubeNode},
+	"discovery.k8s.io": {config.EndpointSlice: kubeSlice},
+}
+
+// The few fields that count of Kubernetes' types (core/v1 Service, discovery.k8s.io/v1 EndpointSlice).
+type (
+	kubeServiceObject struct {
+		Spec struct {
+			Type         string            `json:"type"`
+			ClusterIP    string            `json:"clusterIP"`
+			ClusterIPs   []string          `json:"clusterIPs"`
+			ExternalName string            `json:"externalName"`
+			Ports        []kubeServicePort `json:"ports"`
+		} `json:"spec"`
+	}
+	kubeServicePort struct {
+		Name        string `json:"name"`
+		Protocol    string `json:"protocol"`
+		AppProtocol string `json:"appProtocol"`
+		Port        uint16 `json:"port"`
+	}
+	kubeSliceObject struct {
+		AddressType string `json:"addressType"`
+		Ports       []struct {
+			Name string `json:"name"`
+			Port uint16 `json:"port"`
+		} `json:"ports"`
+		Endpoints []struct {
+			Addresses  []string `json:"addresses"`
+			NodeName   string   `json:"nodeName"`
+			Zone       string   `json:"zone"`
+			Conditions struct {
+				Ready *bool `json:"ready"`
+			} `json:"conditions"`
+		} `json:"endpoints"`
+	}
+)
+
+// kube reads an object of Kubernetes; false when it is none of those that count.
+func (o *object) kube(m map[string]any) (*config.Object, bool) {
+	kind, _ := m["kind"].(string)
+	api, _ := m["apiVersion"].(string)
+	group, _, grouped := strings.Cut(api, "/")
+	if !grouped {
+		group = ""
+	}
+	read := kubeKinds[group][config.Kind(kind)]
+	if read == nil {
+		return nil, false
+	}
+	meta, _ := m["metadata"].(map[string]any)
+	name, _ := meta["name"].(string)
+	if name == "" {
+		return nil, false // not what a cluster holds
+	}
+	res := &config.Object{APIVersion: api, Origin: o.origin, Where: o.at}
+	namespace, _ := meta["namespace"].(string)
+	o.key = config.Key{Kind: config.Kind(kind), Namespace: cmp.Or(namespace, config.DefaultNamespace), Name: name}
+	res.Labels, res.Annotations = o.metaMap(meta, "labels"), o.metaMap(meta, "annotations")
+	res.Key = o.key
+	data, err := json.Marshal(m)
+	if err != nil {
+		o.problem(config.CodeWrongType, "", "can't be read: %v", err)
+		return res, true
+	}
+	res.Spec = read(o, data, res)
+	return res, true
+}
+
+// parse reads the object into Kubernetes' own type.
+func (o *object) parse(data []byte, into any) bool {
+	if err := json.Unmarshal(data, into); err != nil {
+		o.problem(config.CodeWrongType, "spec", "is not what a Kubernetes %s has: %s", o.key.Kind, strings.TrimPrefix(err.Error(), "json: "))
+		return false
+	}
+	return true
+}
+
+// kubeService makes a Service a ServiceEntry: NAME.NAMESPACE.svc.cluster.local with its cluster addresses, whose endpoints
+// come from EndpointSlices. An ExternalName is a name to look up.
+func kubeService(o *object, data []byte, _ *config.Object) proto.Message {
+	var s kubeServiceObject
+	out := &networking.ServiceEntry{Resolution: networking.ServiceEntry_STATIC, Location: networking.ServiceEntry_MESH_INTERNAL}
+	if !o.parse(data, &s) {
+		return out
+	}
+	out.Hosts = []string{o.key.Name + "." + o.key.Namespace + "." + config.ClusterDomain}
+	for _, p := range s.Spec.Ports {
+		out.Ports = append(out.Ports, &networking.ServicePort{Number: uint32(p.Port), Name: p.Name, Protocol: kubeProtocol(p)})
+	}
+	if s.Spec.Type == "ExternalName" {
+		out.Resolution, out.Location = networking.ServiceEntry_DNS, networking.ServiceEntry_MESH_EXTERNAL
+		out.Endpoints = []*networking.WorkloadEntry{{Address: s.Spec.ExternalName}}
+		return out
+	}
+	for _, ip := range append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...) {
+		if ip != "" && ip != "None" && !slices.Contains(out.Addresses, ip) {
+			out.Addresses = append(out.Addresses, ip)
+		}
+	}
+	return out
+}
+
+// kubeProtocol tells a port's protocol as istiod does: UDP by its transport, else appProtocol, else what the port's name
+// begins with.
+func kubeProtocol(p kubeServicePort) string {
+	if p.Protocol == "UDP" {
+		return "UDP"
+	}
+	switch p.AppProtocol {
+	case "":
+	case "kubernetes.io/h2c":
+		return "HTTP2"
+	case "kubernetes.io/ws":
+		return "HTTP"
+	case "kubernetes.io/wss":
+		return "HTTPS"
+	default:
+		return strings.ToUpper(p.AppProtocol)
+	}
+	word, _, _ := strings.Cut(p.Name, "-")
+	if word = strings.ToUpper(word); slices.Contains([]string{"GRPC", "HTTP", "HTTP2", "HTTPS", "TCP", "TLS", "MONGO", "REDIS", "MYSQL"}, word) {
+		return word
+	}
+	return ""
+}
+
+// kubeSlice makes an EndpointSlice a ServiceEntry that only has endpoints: those that are ready, with the node and zone they
+// are in as labels.
+func kubeSlice(o *object, data []byte, _ *config.Object) proto.Message {
+	var s kubeSliceObject
+	out := &networking.ServiceEntry{Resolution: networking.ServiceEntry_STATIC}
+	if !o.parse(data, &s) || s.AddressType == "FQDN" {
+		return out
+	}
+	ports := map[string]uint32{}
+	for _, p := range s.Ports {
+		ports[p.Name] = uint32(p.Port)
+	}
+	for _, e := range s.Endpoints {
+		if e.Conditions.Ready != nil && !*e.Conditions.Ready || len(e.Addresses) == 0 {
+			continue
+		}
+		labels := map[string]string{}
+		if e.NodeName != "" {
+			labels[config.LabelNode] = e.NodeName
+		}
+		if e.Zone != "" {
+			labels[config.LabelZone] = e.Zone
+		}
+		out.Endpoints = append(out.Endpoints, &networking.WorkloadEntry{Address: e.Addresses[0], Ports: ports, Labels: labels})
+	}
+	return out
+}
+
+// kubeNode keeps a Node's labels, which tell its region and zone.
+func kubeNode(o *object, _ []byte, res *config.Object) proto.Message {
+	return &networking.WorkloadEntry{Address: o.key.Name, Labels: res.Labels}
+}
