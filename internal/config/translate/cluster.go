@@ -104,7 +104,7 @@ func (c *compiler) cluster(cc *clusterContext) (*clusterv3.Cluster, *endpointv3.
 			return nil, nil // Envoy would wait for it in vain; istiod leaves it out
 		}
 		c.nameEndpoints(cc, groups)
-		c.resolveByName(cl, s.spec.Resolution)
+		c.resolveByName(cl, cc)
 		cl.LoadAssignment = c.loadAssignment(name, groups)
 	case networking.ServiceEntry_STATIC:
 		cl.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}

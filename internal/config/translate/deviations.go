@@ -161,7 +161,7 @@ func (c *compiler) copiesOf(s *service) int {
 
 // typedDNSCluster belongs to deviation 3 (T17): Envoy 1.40 calls the cluster's own DNS fields deprecated and asks for the
 // DnsCluster extension, which says the same.
-func (c *compiler) typedDNSCluster(cl *clusterv3.Cluster, r networking.ServiceEntry_Resolution) {
+func (c *compiler) typedDNSCluster(cl *clusterv3.Cluster, r networking.ServiceEntry_Resolution, lookup addressFamily) {
 	family := map[addressFamily]dnsv3.DnsLookupFamily{
 		familyV4:  dnsv3.DnsLookupFamily_V4_ONLY,
 		familyV6:  dnsv3.DnsLookupFamily_V6_ONLY,
@@ -173,7 +173,7 @@ func (c *compiler) typedDNSCluster(cl *clusterv3.Cluster, r networking.ServiceEn
 			DnsRefreshRate:               c.mesh.dnsRefresh,
 			RespectDnsTtl:                true,
 			DnsJitter:                    dnsJitter(),
-			DnsLookupFamily:              family[c.lookupFamily()],
+			DnsLookupFamily:              family[lookup],
 			AllAddressesInSingleEndpoint: r == networking.ServiceEntry_DNS_ROUND_ROBIN,
 		}),
 	}}

@@ -3,6 +3,8 @@ package translate
 //lint:file-ignore SA1019 istiod emits fields that Envoy calls deprecated
 
 import (
+	"strings"
+
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	dfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dynamic_forward_proxy/v3"
 	commondfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/dynamic_forward_proxy/v3"
@@ -17,9 +19,14 @@ var istioFamily = map[addressFamily]clusterv3.Cluster_DnsLookupFamily{
 
 // resolveByName makes a cluster look its endpoints' names up: every address an endpoint (DNS), or the first only and a new
 // one for each connection (DNS_ROUND_ROBIN).
-func (c *compiler) resolveByName(cl *clusterv3.Cluster, r networking.ServiceEntry_Resolution) {
+func (c *compiler) resolveByName(cl *clusterv3.Cluster, cc *clusterContext) {
+	r, family := cc.service.spec.Resolution, c.lookupFamily()
+	if races(cc.service) && (len(cc.members) == 1 || c.group.CompatIstio) {
+		// Envoy takes one name only for such a cluster, and refuses what istiod makes of several.
+		r, family = networking.ServiceEntry_DNS_ROUND_ROBIN, familyAll
+	}
 	if !c.group.CompatIstio {
-		c.typedDNSCluster(cl, r)
+		c.typedDNSCluster(cl, r, family)
 		return
 	}
 	t := clusterv3.Cluster_STRICT_DNS
@@ -27,10 +34,21 @@ func (c *compiler) resolveByName(cl *clusterv3.Cluster, r networking.ServiceEntr
 		t = clusterv3.Cluster_LOGICAL_DNS
 	}
 	cl.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: t}
-	cl.DnsLookupFamily = istioFamily[c.lookupFamily()]
+	cl.DnsLookupFamily = istioFamily[family]
 	cl.DnsRefreshRate = c.mesh.dnsRefresh
 	cl.RespectDnsTtl = true
 	cl.DnsJitter = dnsJitter()
+}
+
+// connectStrategy, on a ServiceEntry, asks with the value raceFirst that connections to all addresses of its name be raced.
+const (
+	connectStrategy = "istio.io/connect-strategy"
+	raceFirst       = "RACE_FIRST_TCP_CONNECT"
+)
+
+// races tells whether a service's annotation asks for racing.
+func races(s *service) bool {
+	return strings.EqualFold(s.first.Annotations[connectStrategy], raceFirst)
 }
 
 // forwardDynamically makes a cluster that looks up whatever name a request or a ClientHello carries (DYNAMIC_DNS).

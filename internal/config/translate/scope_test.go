@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/common/dns/v3"
+	dnsclusterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
 	"github.com/google/go-cmp/cmp"
 
 	"detour.dev/detour/internal/config"
@@ -230,6 +232,26 @@ func TestDeviationFault(t *testing.T) {
 		s := string(render(t, []*xds.Snapshot{own, istio}[i]))
 		if got := strings.Contains(s, `"numerator": 100`); got != (want != "") {
 			t.Errorf("%d: fires %v", i, got)
+		}
+	}
+}
+
+// TestConnectStrategy: racing the addresses of a name makes its cluster a logical one that asks for both families.
+func TestConnectStrategy(t *testing.T) {
+	yaml := strings.Replace(entry, "metadata: {name: a}", "metadata: {name: a, annotations: {istio.io/connect-strategy: RACE_FIRST_TCP_CONNECT}}", 1)
+	one := strings.Replace(yaml, ", {address: two.example.net, locality: us-west}", "", 1)
+	for name, tc := range map[string]struct {
+		yaml string
+		want bool
+	}{"one name": {one, true}, "two names": {yaml, false}, "no annotation": {entry, false}} {
+		own, istio := both(t, tc.yaml)
+		d := unpack(t, clusterNamed(t, own, aCluster).GetClusterType().TypedConfig, &dnsclusterv3.DnsCluster{})
+		if d.AllAddressesInSingleEndpoint != tc.want || (d.DnsLookupFamily == dnsv3.DnsLookupFamily_ALL) != tc.want {
+			t.Errorf("%s: own %v", name, d)
+		}
+		c := clusterNamed(t, istio, aCluster)
+		if raced := name != "no annotation"; (c.GetType() == clusterv3.Cluster_LOGICAL_DNS) != raced || (c.DnsLookupFamily == clusterv3.Cluster_ALL) != raced {
+			t.Errorf("%s: istio %v", name, c)
 		}
 	}
 }
