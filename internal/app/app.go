@@ -144,6 +144,7 @@ func New(c Config) *App {
 		{"dns proxy", a.startDNS, a.stopDNS},
 		a.background("network watch", a.watchNetwork),
 		{"listeners", a.startListeners, a.drain},
+		a.background("collector's pace", paceCollector),
 	}
 	return a
 }
