@@ -179,14 +179,13 @@ func (c *compiler) typedDNSCluster(cl *clusterv3.Cluster, r networking.ServiceEn
 	}}
 }
 
-// limitByClient belongs to deviation 3 (T17): how far a gRPC client may set its own timeout, in the field that is not
-// deprecated.
+// limitByClient belongs to deviation 3 (T17): istiod lets a gRPC client shorten the time limit by a deprecated field. The
+// field that Envoy offers instead, max_stream_duration, makes it forget the route's own timeout (seen on 1.40, router.cc
+// FilterUtility::finalTimeout), so it is no replacement.
 func (c *compiler) limitByClient(action *routev3.RouteAction) {
 	if c.group.CompatIstio {
 		action.MaxGrpcTimeout = action.Timeout
-		return
 	}
-	action.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{GrpcTimeoutHeaderMax: action.Timeout}
 }
 
 // updateFrequency belongs to deviation 3: with Istio's 2 a retry reaches the next priority on the third attempt only

@@ -257,7 +257,7 @@ func TestDeviationTypedDNS(t *testing.T) {
 		t.Errorf("istio: %v", c)
 	}
 	ro, ri := routeOf(t, own, "a.example.com").GetRoute(), routeOf(t, istio, "a.example.com").GetRoute()
-	if ro.MaxGrpcTimeout != nil || ro.MaxStreamDuration == nil || ri.MaxGrpcTimeout == nil || ri.MaxStreamDuration != nil {
+	if ro.MaxGrpcTimeout != nil || ro.MaxStreamDuration != nil || ri.MaxGrpcTimeout == nil || ri.MaxStreamDuration != nil {
 		t.Errorf("own %v, istio %v", ro, ri)
 	}
 }

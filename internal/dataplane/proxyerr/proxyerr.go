@@ -78,12 +78,16 @@ func (e *Error) Response() Reply {
 	return Reply{503, "upstream connect error or disconnect/reset before headers. reset reason: " + e.Detail}
 }
 
-// EnvoyResponse is Response in the words of Envoy 1.40, which says whose the failure was. Response keeps to the
-// walkthrough's words.
-func (e *Error) EnvoyResponse() Reply {
+// EnvoyResponse is Response in the words of Envoy 1.40, which tells whose connection failed and whether it was the first
+// attempt (router.cc, Filter::onUpstreamAbort). Response keeps to the walkthrough's words.
+func (e *Error) EnvoyResponse(retried bool) Reply {
 	r := e.Response()
-	if head, found := strings.CutSuffix(r.Body, ": "+ConnectionFailure); found {
-		r.Body = head + ": remote " + ConnectionFailure
+	const before = "reset reason: "
+	if head, found := strings.CutSuffix(r.Body, before+ConnectionFailure); found {
+		r.Body = head + before + "remote " + ConnectionFailure
+	}
+	if retried {
+		r.Body = strings.Replace(r.Body, ". "+before, ". retried and the latest "+before, 1)
 	}
 	return r
 }

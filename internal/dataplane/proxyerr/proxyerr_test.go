@@ -36,16 +36,18 @@ func TestResponse(t *testing.T) {
 
 // TestEnvoyResponse: an Envoy of today says whose connection it was that failed.
 func TestEnvoyResponse(t *testing.T) {
-	const before = "upstream connect error or disconnect/reset before headers. reset reason: "
+	const before = "upstream connect error or disconnect/reset before headers. "
 	for _, c := range []struct {
-		err  *Error
-		want string
+		err     *Error
+		retried bool
+		want    string
 	}{
-		{Connect(syscall.ECONNREFUSED, false), before + "remote connection failure"},
-		{Connect(syscall.ETIMEDOUT, false), before + "connection timeout"},
-		{&Error{Flags: sf.NoHealthyUpstream}, "no healthy upstream"},
+		{Connect(syscall.ECONNREFUSED, false), false, before + "reset reason: remote connection failure"},
+		{Connect(syscall.ECONNREFUSED, false), true, before + "retried and the latest reset reason: remote connection failure"},
+		{Connect(syscall.ETIMEDOUT, false), false, before + "reset reason: connection timeout"},
+		{&Error{Flags: sf.NoHealthyUpstream}, true, "no healthy upstream"},
 	} {
-		if got := c.err.EnvoyResponse(); got.Body != c.want {
+		if got := c.err.EnvoyResponse(c.retried); got.Body != c.want {
 			t.Errorf("%v: %q, want %q", c.err, got.Body, c.want)
 		}
 	}

@@ -151,7 +151,7 @@ func (c *Conn) reply(err *proxyerr.Error) {
 	}
 	r := err.Response()
 	if c.Pools.Compat {
-		r = err.EnvoyResponse()
+		r = err.EnvoyResponse(c.info.Attempts > 1)
 	}
 	c.answer(r, nil)
 }
