@@ -240,7 +240,9 @@ var dropped = map[string]bool{"connection": true, "keep-alive": true, "date": tr
 // requestText is a request with its field names in lower case, sorted by name.
 func requestText(head string, body []byte) string {
 	lines := strings.Split(strings.TrimRight(head, "\r\n"), "\r\n")
-	return strings.TrimSuffix(lines[0], " HTTP/1.1") + fieldText(lines[1:]) + bodyText(body)
+	// A length of 0 that Envoy adds for some methods, a body or none, says nothing.
+	fields := strings.Replace(fieldText(lines[1:]), " | content-length: 0", "", 1)
+	return strings.TrimSuffix(lines[0], " HTTP/1.1") + fields + bodyText(body)
 }
 
 func fieldText(lines []string) string {

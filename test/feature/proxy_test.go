@@ -61,7 +61,7 @@ func (w *world) start(cmd *exec.Cmd) *process {
 		cmd.Env = w.environment()
 	}
 	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // a suite that panics leaves none behind
 	}
 	cmd.WaitDelay = patience
 	w.app.must(w.t, cmd.Start)
