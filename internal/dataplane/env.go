@@ -132,7 +132,7 @@ var passthroughRoute = &route.Route{Name: "allow_any", Cluster: passthroughClust
 // undeclared decides about a Host that nothing declares.
 func (e *httpEnv) undeclared(st *state, rt *route.Route, authority []byte, port uint16) hcm.Decision {
 	p := e.w.p
-	if p.RegistryOnly || e.entry.proxy && p.ProxyDeclaredOnly {
+	if p.RegistryOnly || st.registryOnly() || e.entry.proxy && p.ProxyDeclaredOnly {
 		if rt != nil && rt.Direct != nil {
 			return hcm.Decision{Route: rt}
 		}
@@ -213,7 +213,7 @@ func (e *httpEnv) Connect(c *hcm.Conn, s event.Stream, authority string, early [
 	if l := st.byName(host, uint16(port), in); l != nil {
 		return w.connectDeclared(in, l)
 	}
-	if p.RegistryOnly || p.ProxyDeclaredOnly {
+	if p.RegistryOnly || st.registryOnly() || p.ProxyDeclaredOnly {
 		return refusal(proxyerr.Reply{Status: 502}).Err
 	}
 	s.SetHandler(idleHandler{})
@@ -249,16 +249,21 @@ func (st *state) serves(l *listener.Config, host string, dst netip.AddrPort) boo
 }
 
 func (w *worker) connectDeclared(in *inbound, l *listener.Config) *proxyerr.Error {
-	if ch := l.Chain(listener.Facts{Dst: in.dst, ServerName: in.name}); ch != nil && ch.Cluster != "" && !l.TLS && ch.Cluster != passthroughCluster {
-		c := w.p.state.Load().clusters[ch.Cluster]
-		if c == nil && w.p.state.Load().unserved[ch.Cluster] {
-			return unserved(ch.Cluster).Err
+	name, ch := "", l.Chain(listener.Facts{Dst: in.dst, ServerName: in.name})
+	if ch != nil && !l.TLS {
+		name = ch.To(w.random())
+	}
+	if name != "" && name != passthroughCluster {
+		c := w.p.state.Load().clusters[name]
+		if c == nil && w.p.state.Load().unserved[name] {
+			return unserved(name).Err
 		}
 		if c == nil {
 			return &proxyerr.Error{Flags: streaminfo.NoClusterFound, Source: proxyerr.Config}
 		}
-		w.proxyTCP(in, tcpproxy.Options{Cluster: c, Stats: w.tcp(ch.StatPrefix), Idle: ch.Idle, MaxTime: ch.MaxTime, Greeting: hcm.ConnectReply,
-			Refusal: connectRefusal})
+		o := w.tcpOptions(in, ch, c)
+		o.Greeting, o.Refusal = hcm.ConnectReply, connectRefusal
+		w.proxyTCP(in, o)
 		return nil
 	}
 	// HTTP or TLS inside: who serves it is known from what the client sends, which it does after this.

@@ -12,6 +12,7 @@ import (
 	"detour.dev/detour/internal/dataplane/listener"
 	"detour.dev/detour/internal/dataplane/listenerfilter/tlsinspector"
 	"detour.dev/detour/internal/dataplane/networkfilter/tcpproxy"
+	"detour.dev/detour/internal/dataplane/route"
 	"detour.dev/detour/internal/dataplane/streaminfo"
 	"detour.dev/detour/internal/xds"
 )
@@ -62,7 +63,8 @@ func (st *state) isDeclared(in *inbound) bool {
 // understand.
 func (w *worker) undeclared(in *inbound, l *listener.Config) {
 	ours := isAllocated(in.dst.Addr())
-	if !w.p.RegistryOnly && !ours {
+	only := w.p.RegistryOnly || w.p.state.Load().registryOnly()
+	if !only && !ours {
 		w.passthrough(in, nil)
 		return
 	}
@@ -73,7 +75,7 @@ func (w *worker) undeclared(in *inbound, l *listener.Config) {
 			return
 		}
 	}
-	w.p.Log.Debug("connection refused", "destination", in.dst, "registry_only", w.p.RegistryOnly)
+	w.p.Log.Debug("connection refused", "destination", in.dst, "registry_only", only)
 	in.s.Abort()
 }
 
@@ -117,22 +119,33 @@ func (w *worker) take(in *inbound, ch *listener.Chain, hello *tlsinspector.Hello
 }
 
 func (w *worker) takeTCP(in *inbound, ch *listener.Chain, hello *tlsinspector.Hello) {
-	c := w.p.state.Load().clusters[ch.Cluster]
-	if c == nil || ch.Cluster == blackHoleCluster {
+	name := ch.To(w.random())
+	c := w.p.state.Load().clusters[name]
+	if c == nil || name == blackHoleCluster {
 		in.s.Abort()
 		return
 	}
-	o := tcpproxy.Options{Cluster: c, Pick: lb.PickInfo{OriginalDst: in.dst, Source: in.remote}, Stats: w.tcp(ch.StatPrefix), Idle: ch.Idle, MaxTime: ch.MaxTime, Info: &streaminfo.Info{}}
+	o := w.tcpOptions(in, ch, c)
 	if hello != nil {
 		o.Info.RequestedServerName = []byte(hello.ServerName)
 		o.Hello = !hello.EarlyData && hello.Len == len(in.early)
-		o.HungUp = func(e *lb.Endpoint, sni string) { w.p.hungUp.report(w.p, ch.Cluster, e, sni) }
+		o.HungUp = func(e *lb.Endpoint, sni string) { w.p.hungUp.report(w.p, name, e, sni) }
 	}
 	if c.Config().Type == cluster.DynamicDNS {
 		w.proxyDynamic(in, ch, hello, o)
 		return
 	}
 	w.proxyTCP(in, o)
+}
+
+// tcpOptions are those of a connection that a chain sends to a cluster.
+func (w *worker) tcpOptions(in *inbound, ch *listener.Chain, c *cluster.Cluster) tcpproxy.Options {
+	o := tcpproxy.Options{Cluster: c, Pick: lb.PickInfo{OriginalDst: in.dst, Source: in.remote}, Stats: w.tcp(ch.StatPrefix),
+		Idle: ch.Idle, MaxTime: ch.MaxTime, Info: &streaminfo.Info{}}
+	if ch.HashSource && in.remote.IsValid() {
+		o.Pick.Hash, o.Pick.HasHash = route.HashSource(in.remote.Addr()), true
+	}
+	return o
 }
 
 // proxyDynamic relays to the name of the ClientHello, once that is known (sni_dynamic_forward_proxy).

@@ -73,6 +73,9 @@ type state struct {
 	names     map[string][]netip.Addr // declared hosts' addresses
 }
 
+// registryOnly: the snapshot itself refuses what nothing declares (MeshConfig's or a Sidecar's outboundTrafficPolicy).
+func (st *state) registryOnly() bool { return st.snapshot != nil && st.snapshot.RegistryOnly }
+
 // New makes a Plane without connections and starts its workers; Stop ends them.
 func New(o Options) (*Plane, error) {
 	p := &Plane{Options: o, tls: &upstream.TLSContexts{Log: o.Log}}

@@ -39,16 +39,36 @@ type Config struct {
 // Chain is what takes a connection: HTTP or TCP.
 type Chain struct {
 	StatPrefix string
-	// Routes names the RouteConfiguration of an HTTP chain; Cluster is a TCP chain's. Exactly one is set; neither on a
-	// chain that is refused.
+	// Routes names the RouteConfiguration of an HTTP chain; Cluster is a TCP chain's, Weighted are a TCP chain's that has
+	// several. Exactly one is set; none on a chain that is refused.
 	Routes     string
 	StreamIdle time.Duration
 	Cluster    string
+	Weighted   []Weighted
+	// HashSource says that the endpoint depends on the client's address (tcp_proxy's hash_policy source_ip).
+	HashSource bool
 	Idle       time.Duration
 	MaxTime    time.Duration // max_downstream_connection_duration; 0: none
 	// DynamicPort is where connections go whose name is taken from the ClientHello (sni_dynamic_forward_proxy's
 	// port_value, default 443).
 	DynamicPort uint16
+}
+
+// Weighted is one of several clusters of a TCP chain: the connections whose random value, modulo the last one's End, is
+// below End and not below the End of the one before.
+type Weighted struct {
+	Cluster string
+	End     uint64
+}
+
+// To gives the cluster of a connection; random is uniformly distributed. It is empty for a chain that is not TCP.
+func (c *Chain) To(random uint64) string {
+	if len(c.Weighted) == 0 {
+		return c.Cluster
+	}
+	at := random % c.Weighted[len(c.Weighted)-1].End
+	i := slices.IndexFunc(c.Weighted, func(w Weighted) bool { return at < w.End })
+	return c.Weighted[i].Cluster
 }
 
 type chain struct {
@@ -165,24 +185,48 @@ func (c *chain) compileFilters(filters []*listenerv3.Filter) error {
 				c.DynamicPort = 443
 			}
 		case *tcpv3.TcpProxy:
-			c.StatPrefix, c.Cluster = t.GetStatPrefix(), t.GetCluster()
-			if c.Cluster == "" {
-				return fmt.Errorf("filter %s: weighted_clusters are not supported yet", f.GetName())
+			if err := c.compileTCP(t); err != nil {
+				return fmt.Errorf("filter %s: %w", f.GetName(), err)
 			}
-			if t.GetTunnelingConfig() != nil {
-				return fmt.Errorf("filter %s: tunneling_config is not supported yet", f.GetName())
-			}
-			c.Idle = time.Hour // Envoy's default
-			if d := t.GetIdleTimeout(); d != nil {
-				c.Idle = d.AsDuration()
-			}
-			c.MaxTime = t.GetMaxDownstreamConnectionDuration().AsDuration()
 			return nil
 		default:
 			return fmt.Errorf("filter %s is not supported yet", f.GetName())
 		}
 	}
 	return fmt.Errorf("no filters")
+}
+
+// compileTCP reads a tcp_proxy.
+func (c *Chain) compileTCP(t *tcpv3.TcpProxy) error {
+	c.StatPrefix, c.Cluster = t.GetStatPrefix(), t.GetCluster()
+	end := uint64(0)
+	for _, w := range t.GetWeightedClusters().GetClusters() {
+		if w.GetMetadataMatch() != nil {
+			return fmt.Errorf("weighted_clusters.clusters.metadata_match is not supported")
+		}
+		if w.GetWeight() > 0 {
+			end += uint64(w.GetWeight())
+			c.Weighted = append(c.Weighted, Weighted{w.GetName(), end})
+		}
+	}
+	switch {
+	case c.Cluster == "" && len(c.Weighted) == 0:
+		return fmt.Errorf("names no cluster")
+	case t.GetTunnelingConfig() != nil:
+		return fmt.Errorf("tunneling_config is not supported yet")
+	}
+	for _, h := range t.GetHashPolicy() { // Envoy has one at most
+		if h.GetSourceIp() == nil {
+			return fmt.Errorf("hash_policy: only source_ip is supported")
+		}
+		c.HashSource = true
+	}
+	c.Idle = time.Hour // Envoy's default
+	if d := t.GetIdleTimeout(); d != nil {
+		c.Idle = d.AsDuration()
+	}
+	c.MaxTime = t.GetMaxDownstreamConnectionDuration().AsDuration()
+	return nil
 }
 
 // Facts is what is known of a connection when a chain is chosen.

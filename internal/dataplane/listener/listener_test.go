@@ -11,6 +11,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -125,6 +126,10 @@ func TestTimes(t *testing.T) {
 
 func TestRefuses(t *testing.T) {
 	weighted := &tcpv3.TcpProxy{ClusterSpecifier: &tcpv3.TcpProxy_WeightedClusters{}}
+	metadata := &tcpv3.TcpProxy{ClusterSpecifier: &tcpv3.TcpProxy_WeightedClusters{WeightedClusters: &tcpv3.TcpProxy_WeightedCluster{
+		Clusters: []*tcpv3.TcpProxy_WeightedCluster_ClusterWeight{{Name: "x", Weight: 1, MetadataMatch: &corev3.Metadata{}}}}}}
+	hash := tcp("x")
+	hash.HashPolicy = []*typev3.HashPolicy{{PolicySpecifier: &typev3.HashPolicy_FilterState_{}}}
 	tunnel := tcp("x")
 	tunnel.TunnelingConfig = &tcpv3.TcpProxy_TunnelingConfig{}
 	for name, c := range map[string]struct {
@@ -133,7 +138,9 @@ func TestRefuses(t *testing.T) {
 	}{
 		"no address":  {&listenerv3.Listener{}, "address"},
 		"no filters":  {at("1.1.1.1", 1, &listenerv3.FilterChain{}), "filter_chains[0] (): no filters"},
-		"weighted":    {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, weighted)}}), "weighted_clusters are not supported yet"},
+		"weighted":    {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, weighted)}}), "names no cluster"},
+		"metadata":    {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, metadata)}}), "metadata_match is not supported"},
+		"hash":        {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, hash)}}), "only source_ip is supported"},
 		"tunnel":      {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, tunnel)}}), "tunneling_config is not supported yet"},
 		"filter":      {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, &corev3.Locality{})}}), "not supported yet"},
 		"unknown":     {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{{Name: "f"}}}), "filter f"},
@@ -160,7 +167,7 @@ func TestRefusedChain(t *testing.T) {
 	if ch := c.Chain(Facts{TLS: true, ServerName: "good.test"}); ch == nil || ch.Cluster != "good" {
 		t.Errorf("good: %+v", ch)
 	}
-	if ch := c.Chain(Facts{TLS: true, ServerName: "bad.test"}); ch == nil || *ch != (Chain{}) {
+	if ch := c.Chain(Facts{TLS: true, ServerName: "bad.test"}); ch == nil || ch.To(0) != "" || ch.Routes != "" {
 		t.Errorf("bad: %+v", ch)
 	}
 	if len(c.Refused) != 1 {

@@ -55,8 +55,7 @@ func (r *Route) Hash64(q *Query, src Source) (hash uint64, ok bool, cookies [][]
 			}
 		case hashSource:
 			if a := src.Remote.Addr(); a.IsValid() {
-				var buf [64]byte
-				h, found = xxhash.Sum64(a.Unmap().AppendTo(buf[:0])), true
+				h, found = HashSource(a), true
 			}
 		case hashQuery:
 			var v []byte
@@ -73,6 +72,12 @@ func (r *Route) Hash64(q *Query, src Source) (hash uint64, ok bool, cookies [][]
 		}
 	}
 	return hash, ok, cookies
+}
+
+// HashSource is the hash of a client's address, in tcp_proxy's policies too.
+func HashSource(a netip.Addr) uint64 {
+	var buf [64]byte
+	return xxhash.Sum64(a.Unmap().AppendTo(buf[:0]))
 }
 
 // header hashes the values of a header, in an order that does not depend on theirs.
