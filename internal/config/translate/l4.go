@@ -20,15 +20,36 @@ import (
 func (b *listenerBuilder) addTLS(e *egress, s *service, p servicePort) {
 	if !b.c.group.CompatIstio {
 		chains := b.c.tlsChains(s, p, nil, true)
-		if len(s.vips) > 0 {
-			chains = append(chains, &chainPlan{ranges: s.vips, filters: chains[len(chains)-1].filters})
-		}
+		chains = append(chains, b.tlsByAddress(s, p, chains)...)
 		b.addConnections(e, s, p, b.c.anyAddress(), chains)
 		return
 	}
 	b.each(s, func(address string, ranges []netip.Prefix) {
 		b.addConnections(e, s, p, address, b.c.tlsChains(s, p, ranges, address == b.c.anyAddress()))
 	})
+}
+
+// tlsByAddress gives the chains by address that go beside a TLS port's chains by SNI. An address counts before the SNI
+// (FilterChainMatch), so the names stand there too where one address has several: rules of a VirtualService, or hosts that
+// state the same address. The first of these gets who sends no name.
+func (b *listenerBuilder) tlsByAddress(s *service, p servicePort, named []*chainPlan) []*chainPlan {
+	if len(s.vips) == 0 {
+		return nil
+	}
+	var out []*chainPlan
+	if len(named) > 1 || len(s.spec.Addresses) > 0 {
+		for _, ch := range named {
+			if len(ch.ranges) == 0 && len(ch.sni) > 0 {
+				out = append(out, &chainPlan{sni: ch.sni, ranges: s.vips, filters: ch.filters})
+			}
+		}
+	}
+	nameless := &chainPlan{ranges: s.vips, filters: named[len(named)-1].filters}
+	if pl := b.plans[listenerName(b.c.anyAddress(), p.number)]; pl != nil && len(out) > 0 &&
+		slices.ContainsFunc(pl.chains, func(have *chainPlan) bool { return have.key() == nameless.key() }) {
+		return out
+	}
+	return append(out, nameless)
 }
 
 // addTCP adds a TCP port: a listener for every address, chains by prefix on 0.0.0.0_PORT for ranges.
