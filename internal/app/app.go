@@ -50,11 +50,11 @@ type Config struct {
 	StateFile string       // allocated addresses; "" keeps them in memory
 	KeepGoing bool
 
-	RegistryOnly, ProxyDeclaredOnly bool
-	Compat                          bool // proxy --compat envoy
-	Workers                         int
-	Resolver                        netip.AddrPort    // zero: the system's
-	ForwardProxy                    map[string]string // http_proxy, https_proxy, no_proxy for the App's own dials
+	ProxyDeclaredOnly bool // see dataplane.Options
+	Compat            bool // proxy --compat envoy
+	Workers           int
+	Resolver          netip.AddrPort    // zero: the system's
+	ForwardProxy      map[string]string // http_proxy, https_proxy, no_proxy for the App's own dials
 
 	Redirected []int // listening sockets, non-blocking
 	HTTPProxy  []int
@@ -246,8 +246,7 @@ func (a *App) startPlane(context.Context) (err error) {
 	}
 	a.plane, err = dataplane.New(dataplane.Options{
 		Clusters: a.clusters, Stats: a.cfg.Stats, Log: a.cfg.Log, Workers: a.cfg.Workers, Compat: a.cfg.Compat,
-		RegistryOnly: a.cfg.RegistryOnly, ProxyDeclaredOnly: a.cfg.ProxyDeclaredOnly,
-		OriginalDst: intercept.OriginalDst, Resolve: a.lookup, Via: a.via, AccessLog: a.cfg.AccessLog,
+		OriginalDst: intercept.OriginalDst, Resolve: a.lookup, Via: a.via, AccessLog: a.cfg.AccessLog, ProxyDeclaredOnly: a.cfg.ProxyDeclaredOnly,
 	})
 	return err
 }

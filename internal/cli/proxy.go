@@ -213,7 +213,7 @@ func (f *proxyFlags) config(c *cobra.Command) (*app.Config, error) {
 	}
 	cfg := &app.Config{
 		Source: dir.New(f.paths, dir.Options{Stdin: c.InOrStdin()}), Group: f.nodeGroup(registryOnly), Mesh: mesh, StateFile: f.stateFile,
-		KeepGoing: f.keepGoing, RegistryOnly: registryOnly, ProxyDeclaredOnly: !f.policySet, Compat: f.compat == "envoy",
+		KeepGoing: f.keepGoing, ProxyDeclaredOnly: !f.policySet, Compat: f.compat == "envoy",
 		Workers: f.workers, DNSOnHost: true, Stats: stats.NewRegistry(), Level: level,
 		Log:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 		Version: version(), Args: os.Args, DrainTime: f.drain,

@@ -89,7 +89,7 @@ func (p *proxyInRun) configure(cfg *app.Config, f *runFlags, listen bool, inheri
 	}
 	cfg.Source, cfg.Group, cfg.StateFile = dir.New(f.paths, dir.Options{}), f.nodeGroup(registryOnly), pipeline.DefaultStateFile()
 	cfg.Mesh = mesh
-	cfg.RegistryOnly, cfg.Workers, cfg.ForwardProxy, cfg.Stats = registryOnly, 1, proxyVariables(inherited), stats.NewRegistry()
+	cfg.Workers, cfg.ForwardProxy, cfg.Stats = 1, proxyVariables(inherited), stats.NewRegistry()
 	cfg.Level, cfg.Log = level, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	cfg.Version, cfg.Args = version(), os.Args
 	if f.resolver != "" {

@@ -132,7 +132,7 @@ var passthroughRoute = &route.Route{Name: "allow_any", Cluster: passthroughClust
 // undeclared decides about a Host that nothing declares.
 func (e *httpEnv) undeclared(st *state, rt *route.Route, authority []byte, port uint16) hcm.Decision {
 	p := e.w.p
-	if p.RegistryOnly || st.registryOnly() || e.entry.proxy && p.ProxyDeclaredOnly {
+	if st.registryOnly() || e.entry.proxy && p.ProxyDeclaredOnly {
 		if rt != nil && rt.Direct != nil {
 			return hcm.Decision{Route: rt}
 		}
@@ -213,7 +213,7 @@ func (e *httpEnv) Connect(c *hcm.Conn, s event.Stream, authority string, early [
 	if l := st.byName(host, uint16(port), in); l != nil {
 		return w.connectDeclared(in, l)
 	}
-	if p.RegistryOnly || st.registryOnly() || p.ProxyDeclaredOnly {
+	if st.registryOnly() || p.ProxyDeclaredOnly {
 		return refusal(proxyerr.Reply{Status: 502}).Err
 	}
 	s.SetHandler(idleHandler{})

@@ -63,7 +63,7 @@ func (st *state) isDeclared(in *inbound) bool {
 // understand.
 func (w *worker) undeclared(in *inbound, l *listener.Config) {
 	ours := isAllocated(in.dst.Addr())
-	only := w.p.RegistryOnly || w.p.state.Load().registryOnly()
+	only := w.p.state.Load().registryOnly()
 	if !only && !ours {
 		w.passthrough(in, nil)
 		return

@@ -27,8 +27,8 @@ type Options struct {
 	Workers int
 	// Compat turns the guarantees off that an Envoy can't give (proxy --compat envoy).
 	Compat bool
-	// RegistryOnly refuses destinations that nothing declares; ProxyDeclaredOnly does so on the forward proxy only.
-	RegistryOnly, ProxyDeclaredOnly bool
+	// ProxyDeclaredOnly refuses destinations that nothing declares on the forward proxy, whatever the snapshot says.
+	ProxyDeclaredOnly bool
 	// OriginalDst tells where a redirected connection was meant to go.
 	OriginalDst func(fd int) (netip.AddrPort, error)
 	// Resolve looks up a name that nothing declares, for the forward proxy. It may block.
@@ -73,7 +73,7 @@ type state struct {
 	names     map[string][]netip.Addr // declared hosts' addresses
 }
 
-// registryOnly: the snapshot itself refuses what nothing declares (MeshConfig's or a Sidecar's outboundTrafficPolicy).
+// registryOnly tells whether the snapshot refuses what nothing declares.
 func (st *state) registryOnly() bool { return st.snapshot != nil && st.snapshot.RegistryOnly }
 
 // New makes a Plane without connections and starts its workers; Stop ends them.

@@ -100,7 +100,7 @@ func TestSourceHashedTCP(t *testing.T) {
 	}
 }
 
-// TestSnapshotRefusesUndeclared: outboundTrafficPolicy REGISTRY_ONLY of the snapshot counts as the flag does.
+// TestSnapshotRefusesUndeclared: the snapshot in force decides, for captured connections and the forward proxy.
 func TestSnapshotRefusesUndeclared(t *testing.T) {
 	other := planetest.NewUpstream(t, echo("other"))
 	s := planetest.One(planetest.NewUpstream(t, planetest.Serve("svc")).Addr)
@@ -118,11 +118,7 @@ func TestSnapshotRefusesUndeclared(t *testing.T) {
 	if got := connect(); got != "HTTP/1.1 200 OK" {
 		t.Fatalf("allowed: %q", got)
 	}
-	snap := planetest.Snapshot(s)
-	snap.RegistryOnly = true
-	if r := p.Set(snap); len(r.Rejected) > 0 {
-		t.Fatal(r.Rejected)
-	}
+	refuseUndeclared(t, p, s)
 	if got, err := exchange(t, p.Dial(other.Addr), "x"); got != "" || err == nil {
 		t.Errorf("refused: %q %v", got, err)
 	}
@@ -133,5 +129,12 @@ func TestSnapshotRefusesUndeclared(t *testing.T) {
 	c.Send("GET http://" + net.JoinHostPort("undeclared.test", "80") + "/ HTTP/1.1\r\nHost: undeclared.test\r\n\r\n")
 	if a := c.Read("GET"); a.StatusCode != 502 {
 		t.Errorf("refused: %d", a.StatusCode)
+	}
+	p.Apply(s)
+	if got, err := exchange(t, p.Dial(other.Addr), "x"); got != "other:x" {
+		t.Errorf("allowed again: %q %v", got, err)
+	}
+	if got := connect(); got != "HTTP/1.1 200 OK" {
+		t.Errorf("allowed again: %q", got)
 	}
 }

@@ -54,36 +54,38 @@ func TestWhatTrafficIsTakenFor(t *testing.T) {
 	tls := peeked
 	tls.Protocol, tls.Host, tls.Endpoints = planetest.TLS, "tls.test", [][]netip.AddrPort{{relayed.Addr}}
 	ours := netip.AddrPortFrom(netip.MustParseAddr("240.240.9.9"), http.Port)
-	only := dataplane.Options{RegistryOnly: true}
 	withHost := func(host string) string { return strings.Replace(request, "svc.test", host, 1) }
 	for _, c := range []struct {
 		name    string
-		o       dataplane.Options
+		only    bool
 		service planetest.Service
 		dst     netip.AddrPort
 		send    string
 		want    string
 		reset   bool
 	}{
-		{"declared host", dataplane.Options{}, http, http.Address(), request, "HTTP/1.1 200 OK", false},
-		{"another host at its address", dataplane.Options{}, http, http.Address(), withHost("other.test"), "HTTP/1.1 404 Not Found", false},
-		{"undeclared address", dataplane.Options{}, http, undeclared.Addr, "\x00anything", "undeclared:\x00anything", false},
-		{"undeclared address, HTTP to the declared host", dataplane.Options{}, http, undeclared.Addr, request, "undeclared:GET / ", false},
-		{"undeclared port", dataplane.Options{}, planetest.One(declared.Addr), undeclared.Addr, "x", "undeclared:x", false},
-		{"allocated address that nobody has", dataplane.Options{}, http, ours, "x", "", true},
-		{"registry only", only, planetest.One(declared.Addr), undeclared.Addr, "x", "", true},
-		{"registry only, where a declared host speaks HTTP", only, http, undeclared.Addr, withHost("other.test"), "HTTP/1.1 404 Not Found", false},
-		{"registry only, declared", only, http, http.Address(), request, "HTTP/1.1 200 OK", false},
-		{"peeked, server first", dataplane.Options{}, peeked, undeclared.Addr, "", "undeclared:", false},
-		{"peeked, declared Host", dataplane.Options{}, peeked, undeclared.Addr, request, "HTTP/1.1 200 OK", false},
-		{"peeked, other Host", dataplane.Options{}, peeked, undeclared.Addr, withHost("other.test"), "undeclared:GET / HTTP/1.1\r\nHost: other.test\r\n", false},
-		{"peeked, no HTTP", dataplane.Options{}, peeked, undeclared.Addr, "\x00\x01", "undeclared:\x00\x01", false},
-		{"peeked, half a request", dataplane.Options{}, peeked, undeclared.Addr, "GET / HT", "undeclared:GET / HT", false},
-		{"peeked, other SNI", dataplane.Options{}, tls, undeclared.Addr, hello("own.test"), "undeclared:" + hello("own.test"), false},
-		{"peeked, half a hello", dataplane.Options{}, tls, undeclared.Addr, hello("tls.test")[:20], "undeclared:" + hello("tls.test")[:20], false},
+		{"declared host", false, http, http.Address(), request, "HTTP/1.1 200 OK", false},
+		{"another host at its address", false, http, http.Address(), withHost("other.test"), "HTTP/1.1 404 Not Found", false},
+		{"undeclared address", false, http, undeclared.Addr, "\x00anything", "undeclared:\x00anything", false},
+		{"undeclared address, HTTP to the declared host", false, http, undeclared.Addr, request, "undeclared:GET / ", false},
+		{"undeclared port", false, planetest.One(declared.Addr), undeclared.Addr, "x", "undeclared:x", false},
+		{"allocated address that nobody has", false, http, ours, "x", "", true},
+		{"registry only", true, planetest.One(declared.Addr), undeclared.Addr, "x", "", true},
+		{"registry only, where a declared host speaks HTTP", true, http, undeclared.Addr, withHost("other.test"), "HTTP/1.1 404 Not Found", false},
+		{"registry only, declared", true, http, http.Address(), request, "HTTP/1.1 200 OK", false},
+		{"peeked, server first", false, peeked, undeclared.Addr, "", "undeclared:", false},
+		{"peeked, declared Host", false, peeked, undeclared.Addr, request, "HTTP/1.1 200 OK", false},
+		{"peeked, other Host", false, peeked, undeclared.Addr, withHost("other.test"), "undeclared:GET / HTTP/1.1\r\nHost: other.test\r\n", false},
+		{"peeked, no HTTP", false, peeked, undeclared.Addr, "\x00\x01", "undeclared:\x00\x01", false},
+		{"peeked, half a request", false, peeked, undeclared.Addr, "GET / HT", "undeclared:GET / HT", false},
+		{"peeked, other SNI", false, tls, undeclared.Addr, hello("own.test"), "undeclared:" + hello("own.test"), false},
+		{"peeked, half a hello", false, tls, undeclared.Addr, hello("tls.test")[:20], "undeclared:" + hello("tls.test")[:20], false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := planetest.Start(t, c.o, c.service)
+			p := planetest.Start(t, dataplane.Options{}, c.service)
+			if c.only {
+				refuseUndeclared(t, p, c.service)
+			}
 			got, err := exchange(t, p.Dial(c.dst), c.send)
 			if !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {
 				t.Errorf("got %q, want %q", got, c.want)
@@ -92,6 +94,16 @@ func TestWhatTrafficIsTakenFor(t *testing.T) {
 				t.Errorf("ended with %v, reset wanted: %v", err, c.reset)
 			}
 		})
+	}
+}
+
+// refuseUndeclared puts the services in force under REGISTRY_ONLY.
+func refuseUndeclared(t *testing.T, p *planetest.Plane, services ...planetest.Service) {
+	t.Helper()
+	snap := planetest.Snapshot(services...)
+	snap.RegistryOnly = true
+	if r := p.Set(snap); len(r.Rejected) > 0 {
+		t.Fatal(r.Rejected)
 	}
 }
 
