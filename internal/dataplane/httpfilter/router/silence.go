@@ -17,7 +17,7 @@ import (
 // unanswered too.
 const (
 	firstLook = 150 * time.Millisecond // leaves 300 ms for a SYN within half a second
-	lookAgain = 20 * time.Millisecond // so that the limits of half a second are kept, not passed by a look
+	lookAgain = 20 * time.Millisecond  // so that the limits of half a second are kept, not passed by a look
 	lookLater = 250 * time.Millisecond
 	anxious   = time.Second // how long to look often
 )
