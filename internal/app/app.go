@@ -124,7 +124,9 @@ func New(c Config) *App {
 	a.quit, a.asked = context.WithCancel(context.Background())
 	a.hurry, a.pressed = context.WithCancel(context.Background())
 	a.state = &state{a: a}
-	a.pipeline = pipeline.New(pipeline.Config{Source: c.Source, Translate: translate.Translate, Group: c.Group, Mesh: c.Mesh, Sink: sink{a},
+	compiler := translate.NewCompiler(c.Group)
+	compile := func(set *config.Set, _ xds.NodeGroup) (*xds.Snapshot, []config.Issue) { return compiler.Translate(set) }
+	a.pipeline = pipeline.New(pipeline.Config{Source: c.Source, Translate: compile, Group: c.Group, Mesh: c.Mesh, Sink: sink{a},
 		StateFile: c.StateFile, Log: a.cfg.Log, KeepGoing: c.KeepGoing})
 	a.cfg.Stats.OnCollect(func() {
 		status := a.pipeline.Status()

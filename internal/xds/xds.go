@@ -4,8 +4,6 @@
 package xds
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"net/netip"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -13,7 +11,6 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	"google.golang.org/protobuf/proto"
 )
 
 // Snapshot is one complete, consistent set of resources for one node group. It is immutable; every slice is sorted
@@ -38,44 +35,6 @@ type Snapshot struct {
 type Name struct {
 	Host  string // lower case, no trailing dot
 	Addrs []netip.Addr
-}
-
-// Hash computes the version of a snapshot from its contents: the first 16 hex digits of a SHA-256 over the
-// deterministic encoding of all resources.
-func (s *Snapshot) Hash() string {
-	h := sha256.New()
-	opt := proto.MarshalOptions{Deterministic: true}
-	add := func(m proto.Message) {
-		b, err := opt.Marshal(m)
-		if err != nil { // only invalid UTF-8 can do this; decode refuses that earlier
-			b = []byte(err.Error())
-		}
-		h.Write(b)
-		h.Write([]byte{0})
-	}
-	for _, m := range s.Clusters {
-		add(m)
-	}
-	for _, m := range s.Endpoints {
-		add(m)
-	}
-	for _, m := range s.Listeners {
-		add(m)
-	}
-	for _, m := range s.Routes {
-		add(m)
-	}
-	for _, n := range s.Names {
-		h.Write([]byte(n.Host))
-		for _, a := range n.Addrs {
-			h.Write([]byte(" " + a.String()))
-		}
-		h.Write([]byte{0})
-	}
-	if s.RegistryOnly {
-		h.Write([]byte("registry only"))
-	}
-	return hex.EncodeToString(h.Sum(nil))[:16]
 }
 
 // NodeGroup is what a snapshot is compiled for: all proxies that get the same resources.

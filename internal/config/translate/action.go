@@ -175,10 +175,7 @@ func (c *compiler) perFilter(rule *networking.HTTPRoute, port servicePort) map[s
 			out = map[string]*anypb.Any{}
 		}
 		out[name] = mustAny(m)
-		if c.filters[port.number] == nil {
-			c.filters[port.number] = map[string]bool{}
-		}
-		c.filters[port.number][name] = true
+		c.use(filterUse{port.number, name})
 	}
 	if rule.Fault != nil {
 		use(faultName, c.fault(rule.Fault))

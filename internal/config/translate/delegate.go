@@ -19,6 +19,54 @@ import (
 // A delegate's rule whose match can't lie within the root's is left out, and so is a rule whose delegate does not exist or
 // is not exported to the root's namespace. Delegation goes one level deep.
 
+// delegation is what a VirtualService came to with its delegates in place.
+type delegation struct {
+	delegates map[config.Key]*config.Object // what it named, and what was there
+	merged    *config.Object
+	issues    []config.Issue
+}
+
+// merged is withDelegates, done once as long as the delegates are the same.
+func (c *compiler) merged(o *config.Object) *config.Object {
+	if c.memo == nil || !slices.ContainsFunc(o.Spec.(*networking.VirtualService).Http, func(r *networking.HTTPRoute) bool { return r.Delegate != nil }) {
+		return c.withDelegates(o)
+	}
+	d := c.memo.delegations[o]
+	if d != nil {
+		for k, was := range d.delegates {
+			if c.set.Get(k) != was {
+				d = nil
+				break
+			}
+		}
+	}
+	if d == nil {
+		d = &delegation{delegates: map[config.Key]*config.Object{}}
+		u := c.compile(identity{}, func() { d.merged = c.withDelegates(o) })
+		d.issues = u.issues
+		for _, r := range o.Spec.(*networking.VirtualService).Http {
+			if r.Delegate != nil {
+				k := delegateKey(o, r.Delegate)
+				d.delegates[k] = c.set.Get(k)
+			}
+		}
+	} else {
+		for _, i := range d.issues {
+			c.report(i)
+		}
+	}
+	c.delegations[o] = d
+	return d.merged
+}
+
+func delegateKey(o *config.Object, d *networking.Delegate) config.Key {
+	key := config.Key{Kind: config.VirtualService, Namespace: d.Namespace, Name: d.Name}
+	if key.Namespace == "" {
+		key.Namespace = o.Namespace
+	}
+	return key
+}
+
 // withDelegates gives a VirtualService with its delegates' rules in place; the object itself where it names none.
 func (c *compiler) withDelegates(o *config.Object) *config.Object {
 	vs := o.Spec.(*networking.VirtualService)
@@ -45,10 +93,7 @@ func (c *compiler) withDelegates(o *config.Object) *config.Object {
 
 // delegateRules gives the rules that a root's rule hands over to.
 func (c *compiler) delegateRules(o *config.Object, index int, root *networking.HTTPRoute) []*networking.HTTPRoute {
-	key := config.Key{Kind: config.VirtualService, Namespace: root.Delegate.Namespace, Name: root.Delegate.Name}
-	if key.Namespace == "" {
-		key.Namespace = o.Namespace
-	}
+	key := delegateKey(o, root.Delegate)
 	field := func(what string) []*networking.HTTPRoute {
 		c.report(config.Warningf(o, CodeNoDelegate, fmt.Sprintf("spec.http[%d].delegate", index), "%s %s, so the rule leads nowhere and is left out", key, what))
 		return nil

@@ -21,7 +21,7 @@ func (c *compiler) defaultHash(s *service, port servicePort) *consistentHash {
 
 // destinationHash gives what is hashed on the way to a destination of a VirtualService.
 func (c *compiler) destinationHash(d *networking.Destination) *consistentHash {
-	s := c.byHost[resolveHost(d.GetHost())]
+	s := c.lookup(d.GetHost())
 	if s == nil || s.rule == nil {
 		return nil
 	}

@@ -185,7 +185,7 @@ func (c *compiler) tcpFilters(s *service, p servicePort) []*listenerv3.Filter {
 // destination's DestinationRule.
 func (c *compiler) routedFilters(o *config.Object, p servicePort, dests []*networking.RouteDestination) []*listenerv3.Filter {
 	var r *rule
-	if s := c.byHost[resolveHost(dests[0].GetDestination().GetHost())]; s != nil {
+	if s := c.lookup(dests[0].GetDestination().GetHost()); s != nil {
 		r = s.rule
 	}
 	if len(dests) == 1 {
@@ -258,6 +258,7 @@ func tunnelling(tn *networking.TrafficPolicy_TunnelSettings) *tcpv3.TcpProxy_Tun
 
 // unreachable tells that no connection can be recognised as meant for a TCP host without addresses.
 func (c *compiler) unreachable(s *service, p servicePort) {
+	c.read(s)
 	c.report(config.Warningf(s.first, CodeUnreachableHost, "spec.addresses",
 		"port %d of %s carries no host name and the host has no address here, so no connection can be known as meant for it; state `addresses`, or let detour allocate one (resolution other than NONE, in run and proxy)",
 		p.number, s.host))

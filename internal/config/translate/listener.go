@@ -45,10 +45,11 @@ type listenerPlan struct {
 	port    servicePort
 	state   planState
 	chains  []*chainPlan
-	owner   *service // who came first
-	bound   bool     // it has a socket of its own
-	locked  bool     // an egress listener with this port has it; nobody else gets in
-	peek    bool     // a host without addresses of its own can be meant by connections to any address
+	keys    map[string]bool // of chains
+	owner   *service        // who came first
+	bound   bool            // it has a socket of its own
+	locked  bool            // an egress listener with this port has it; nobody else gets in
+	peek    bool            // a host without addresses of its own can be meant by connections to any address
 }
 
 // planState tells what a listener takes so far: what it then lets in beside it depends on that.
@@ -137,6 +138,9 @@ func (b *listenerBuilder) boundAddress(e *egress) string {
 
 // add makes room for one port of a service. p is the egress listener's own port where it has one.
 func (b *listenerBuilder) add(e *egress, s *service, p servicePort) {
+	if !p.protocol.http() || p.protocol == sniffed {
+		b.c.read(s) // of a port that is HTTP alone only what the front knows counts
+	}
 	bind := b.boundAddress(e)
 	switch p.protocol {
 	case datagram:
@@ -185,7 +189,7 @@ func (b *listenerBuilder) plan(e *egress, s *service, p servicePort, address str
 	pl = b.plans[name]
 	switch {
 	case pl == nil:
-		pl = &listenerPlan{address: address, port: p, state: state, owner: s, bound: e.bound}
+		pl = &listenerPlan{address: address, port: p, state: state, owner: s, bound: e.bound, keys: map[string]bool{}}
 		b.plans[name] = pl
 		return pl, true
 	case pl.locked:
@@ -232,7 +236,10 @@ func (b *listenerBuilder) addSniffed(e *egress, s *service, p servicePort, addre
 	http := &chainPlan{http: true, filters: []*listenerv3.Filter{b.c.connectionManager(address, p.number, routes)}}
 	switch {
 	case fresh || pl.state == takesHTTP:
-		pl.chains = append(tcp, http)
+		pl.chains, pl.keys = append(tcp, http), map[string]bool{}
+		for _, ch := range pl.chains {
+			pl.keys[ch.key()] = true
+		}
 	case pl.state == takesTCP:
 		b.merge(pl, s, p, append(tcp, http)...)
 	default:
@@ -259,18 +266,21 @@ func (b *listenerBuilder) addConnections(e *egress, s *service, p servicePort, a
 // merge adds the chains that differ from those that are there; the first of equal ones keeps its place.
 func (b *listenerBuilder) merge(pl *listenerPlan, s *service, p servicePort, chains ...*chainPlan) {
 	for _, ch := range chains {
-		if i := slices.IndexFunc(pl.chains, func(have *chainPlan) bool { return have.key() == ch.key() }); i >= 0 {
+		key := ch.key()
+		if pl.keys[key] {
 			if pl.owner != s {
 				b.conflict(s, p, pl.owner)
 			}
 			continue
 		}
+		pl.keys[key] = true
 		pl.chains = append(pl.chains, ch)
 	}
 }
 
 // conflict tells that a service does not get a port because another has all of it.
 func (b *listenerBuilder) conflict(s *service, p servicePort, holder *service) {
+	b.c.read(s)
 	b.c.report(config.Warningf(s.first, CodePortConflict, "spec.ports",
 		"port %d of %s can't be told from the same port of %s, which comes first; give one of the two another address",
 		p.number, s.host, holder.host))

@@ -43,6 +43,9 @@ func (c *compiler) applyOutlier(s *service, cl *clusterv3.Cluster, o *networking
 		c.ejectAllButTheLast(d)
 	}
 	cl.OutlierDetection = d
+	if cl.CommonLbConfig == nil { // a dynamic forward proxy has none of its own
+		cl.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{}
+	}
 	cl.CommonLbConfig.HealthyPanicThreshold = &typev3.Percent{Value: float64(o.MinHealthPercent)}
 }
 

@@ -86,7 +86,7 @@ func (p *Plan) States(block string) bool {
 
 // Plans tells what Translate decides about every cluster, in its order.
 func Plans(set *config.Set, group xds.NodeGroup) []*Plan {
-	c := newCompiler(set, group)
+	c := newCompiler(set, group, nil)
 	var out []*Plan
 	for _, s := range c.services {
 		for _, cc := range c.contexts(s) {

@@ -26,34 +26,35 @@ import (
 
 // routeConfigs makes the route configurations of all HTTP ports of all egress listeners; the first egress listener with a
 // port has it.
-func (c *compiler) routeConfigs() []*routev3.RouteConfiguration {
-	var out []*routev3.RouteConfiguration
+func (c *compiler) routeConfigs(to *output) ([]*routev3.RouteConfiguration, []xds.Sum) {
+	var out []resource[*routev3.RouteConfiguration]
 	done := map[string]bool{}
-	for _, e := range c.egress {
+	for i, e := range c.egress {
 		for _, port := range e.httpPorts() {
 			if name := e.routeName(port); !done[name] {
 				done[name] = true
-				out = append(out, c.routeConfig(name, c.virtualHosts(e, port), true))
+				t := c.table(to, i, port)
+				out = append(out, resource[*routev3.RouteConfiguration]{name, c.finish(t, name), t.sum})
 			}
 		}
 		for _, s := range e.services {
 			for _, p := range s.ports {
-				if name := sniffedRouteName(s, p); p.protocol == sniffed && c.ownListener(s) && !done[name] && e.port == nil {
+				if p.protocol != sniffed || e.port != nil || !c.ownListener(s) {
+					continue
+				}
+				if name := sniffedRouteName(s, p); !done[name] {
 					done[name] = true
-					out = append(out, c.routeConfig(name, c.sniffedHost(e, s, p), false))
+					t := c.sniffedTable(to, i, s, p)
+					out = append(out, resource[*routev3.RouteConfiguration]{name, t.config, t.sum})
 				}
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b *routev3.RouteConfiguration) int { return strings.Compare(a.Name, b.Name) })
-	return out
+	var order sorted[*routev3.RouteConfiguration]
+	return order.put(order, out)
 }
 
-func (c *compiler) routeConfig(name string, hosts []*routev3.VirtualHost, catchAll bool) *routev3.RouteConfiguration {
-	slices.SortFunc(hosts, func(a, b *routev3.VirtualHost) int { return strings.Compare(a.Name, b.Name) })
-	if catchAll {
-		hosts = append(hosts, c.lastVirtualHost())
-	}
+func routeConfig(name string, hosts []*routev3.VirtualHost) *routev3.RouteConfiguration {
 	return &routev3.RouteConfiguration{
 		Name:                           name,
 		VirtualHosts:                   hosts,
@@ -107,15 +108,15 @@ type hostBuilder struct {
 	declared map[string]*service
 	taken    map[string]bool // domains: Envoy refuses a route configuration in which one occurs twice
 	named    map[string]bool // names of virtual hosts
-	out      []*routev3.VirtualHost
+	out      *hostTable
 }
 
 // virtualHosts makes them: for what VirtualServices route, declared or not, then for the services that are left.
-func (c *compiler) virtualHosts(e *egress, port uint32) []*routev3.VirtualHost {
+func (c *compiler) virtualHosts(e *egress, port uint32) *hostTable {
 	if e.proxied {
 		port = 0
 	}
-	b := &hostBuilder{c: c, e: e, port: port, declared: map[string]*service{}, taken: map[string]bool{}, named: map[string]bool{}}
+	b := &hostBuilder{c: c, e: e, port: port, declared: map[string]*service{}, taken: map[string]bool{}, named: map[string]bool{}, out: &hostTable{made: c}}
 	var services []*service
 	for _, s := range e.services {
 		if _, ok := s.port(port); ok || port == 0 {
@@ -128,10 +129,18 @@ func (c *compiler) virtualHosts(e *egress, port uint32) []*routev3.VirtualHost {
 	}
 	for _, s := range services {
 		for _, p := range b.ports(s) {
-			b.add(s.host, s, p, c.serviceRoutes(s, p))
+			b.add(s.host, s, b.step(step{service: s, port: p}))
 		}
 	}
+	slices.SortFunc(b.out.slots, func(x, y slot) int { return strings.Compare(x.vh.Name, y.vh.Name) })
 	return b.out
+}
+
+// step compiles routes and gives their place among the table's steps.
+func (b *hostBuilder) step(s step) int {
+	s.unit = b.c.run(s)
+	b.out.steps = append(b.out.steps, s)
+	return len(b.out.steps) - 1
 }
 
 // ports gives the HTTP ports of a service that this configuration is for.
@@ -148,7 +157,7 @@ func (b *hostBuilder) ports(s *service) []servicePort {
 // routed makes the virtual hosts of names that a VirtualService routes and nobody declares on this port: where it routes a
 // declared service of the port too, and on port 80 always (istiod: buildSidecarVirtualHostsForVirtualService).
 func (b *hostBuilder) routed(o *config.Object, services []*service) {
-	vs := o.Spec.(*networking.VirtualService)
+	vs := virtualServiceOf(o)
 	ports := map[uint32]bool{}
 	var undeclared []string
 	for _, h := range vs.Hosts {
@@ -168,10 +177,10 @@ func (b *hostBuilder) routed(o *config.Object, services []*service) {
 		ports[80] = true
 	}
 	for _, n := range slices.Sorted(maps.Keys(ports)) {
-		port := servicePort{number: n}
-		if routes := b.c.httpRoutes(o, vs, port); len(routes) > 0 {
+		at := b.step(step{router: o, port: servicePort{number: n}})
+		if len(b.out.steps[at].unit.routes) > 0 {
 			for _, h := range undeclared {
-				b.add(h, nil, port, routes)
+				b.add(h, nil, at)
 			}
 		}
 	}
@@ -207,10 +216,12 @@ func (b *hostBuilder) declaredUnder(host string, services []*service) []*service
 	return out
 }
 
-// add makes one virtual host unless its name or all of its domains are taken.
-func (b *hostBuilder) add(host string, s *service, port servicePort, routes []*routev3.Route) {
+// add makes one virtual host unless its name or all of its domains are taken. Its routes are those of a step.
+func (b *hostBuilder) add(host string, s *service, at int) {
+	port := b.out.steps[at].port
 	vh := &routev3.VirtualHost{
-		Name: host + ":" + strconv.FormatUint(uint64(port.number), 10), Routes: routes, IncludeRequestAttemptCount: b.c.group.CompatIstio,
+		Name: host + ":" + strconv.FormatUint(uint64(port.number), 10), Routes: b.out.steps[at].unit.routes,
+		IncludeRequestAttemptCount: b.c.group.CompatIstio,
 	}
 	if b.named[vh.Name] {
 		return
@@ -223,7 +234,7 @@ func (b *hostBuilder) add(host string, s *service, port servicePort, routes []*r
 		}
 	}
 	if len(vh.Domains) > 0 {
-		b.out = append(b.out, vh)
+		b.out.slots = append(b.out.slots, slot{step: at, vh: vh})
 	}
 }
 
@@ -244,18 +255,6 @@ func (b *hostBuilder) domains(host string, s *service, port uint32) []string {
 		out = append(out, d+":"+strconv.FormatUint(uint64(port), 10))
 	}
 	return out
-}
-
-// sniffedHost makes the only virtual host of a port without protocol that has a listener of its own: whatever Host says.
-func (c *compiler) sniffedHost(e *egress, s *service, p servicePort) []*routev3.VirtualHost {
-	hosts := c.virtualHosts(e, p.number)
-	for _, vh := range hosts {
-		if vh.Name == sniffedRouteName(s, p) {
-			vh.Domains = []string{"*"}
-			return []*routev3.VirtualHost{vh}
-		}
-	}
-	return nil
 }
 
 // serviceRoutes gives the routes of one service on one port.
@@ -405,7 +404,7 @@ func (c *compiler) findRouters() {
 	for _, o := range c.set.All(config.VirtualService) {
 		vs := o.Spec.(*networking.VirtualService)
 		if len(vs.Hosts) > 0 && forSidecars(vs.Gateways) && exportedTo(vs.ExportTo, c.mesh.routerExportTo, o.Namespace, c.group.Namespace) {
-			c.routerOrder = append(c.routerOrder, c.withDelegates(o))
+			c.routerOrder = append(c.routerOrder, c.merged(o))
 		}
 	}
 	slices.SortStableFunc(c.routerOrder, func(a, b *config.Object) int { return cmp.Compare(rank(a), rank(b)) })

@@ -13,8 +13,9 @@ import (
 // rule is what the DestinationRules for one host say together: of several for the same host in one namespace the first
 // trafficPolicy wins and the subsets are added up (SEMANTICS §1.5).
 type rule struct {
-	from     *config.Object // the first: its name goes into metadata, its annotations count
-	host     string         // as it stands in the rule, resolved: exact or wildcard
+	objects  []*config.Object // all of them: nothing else counts
+	from     *config.Object   // the first: its name goes into metadata, its annotations count
+	host     string           // as it stands in the rule, resolved: exact or wildcard
 	exportTo []string
 	selector *typev1beta1.WorkloadSelector // nil: holds for every caller
 	policy   *networking.TrafficPolicy
@@ -57,6 +58,7 @@ func (c *compiler) attachRule(s *service) {
 
 // add merges one more rule for the same host.
 func (r *rule) add(o *config.Object, dr *networking.DestinationRule) {
+	r.objects = append(r.objects, o)
 	if r.policy == nil && dr.TrafficPolicy != nil {
 		r.policy, r.policyO = dr.TrafficPolicy, o
 	}
@@ -65,6 +67,14 @@ func (r *rule) add(o *config.Object, dr *networking.DestinationRule) {
 		if !known {
 			r.subsets = append(r.subsets, subset{sub, o, i})
 		}
+	}
+}
+
+// remake makes the rule of other versions of its objects.
+func (r *rule) remake(objects []*config.Object) {
+	*r = rule{from: objects[0], host: r.host, exportTo: r.exportTo, selector: r.selector}
+	for _, o := range objects {
+		r.add(o, ruleOf(o))
 	}
 }
 

@@ -69,6 +69,14 @@ type service struct {
 	refused   *config.Refusal // a DestinationRule about this host is refused: it answers 503
 	// routers are the VirtualServices whose hosts cover this one, most specific host first.
 	routers []*config.Object
+	// allocates: addresses are given to the host, these, because it states none.
+	allocates bool
+	given     config.VIPs
+
+	identity
+	inputs   []*config.Object // beside the entries, that endpoints come from
+	clusters *clusterUnit     // what was compiled of this service; nil: nothing yet
+	routes   []*routeUnit
 }
 
 // external tells whether the host lies outside the mesh (ServiceEntry.location, MESH_EXTERNAL by default).
@@ -147,6 +155,7 @@ func (c *compiler) complete(s *service) {
 		return
 	}
 	v, ok := c.set.VIPs(s.host)
+	s.allocates, s.given = true, v
 	for _, a := range []netip.Addr{v.V4, v.V6} {
 		if ok && a.IsValid() {
 			s.vips = append(s.vips, netip.PrefixFrom(a, a.BitLen()))
@@ -172,17 +181,24 @@ func parsePrefix(s string) (netip.Prefix, bool) {
 // whose labels include the selector's. A WorkloadEntry with a DNS name as address counts only where the ServiceEntry
 // resolves by DNS.
 func (c *compiler) selectedWorkloads(o *config.Object) []*networking.WorkloadEntry {
-	se := entryOf(o)
-	if se.WorkloadSelector == nil {
+	var out []*networking.WorkloadEntry
+	for _, w := range c.workloads(o) {
+		out = append(out, w.Spec.(*networking.WorkloadEntry))
+	}
+	return out
+}
+
+func (c *compiler) workloads(o *config.Object) []*config.Object {
+	sel := entryOf(o).WorkloadSelector
+	if sel == nil {
 		return nil
 	}
-	var out []*networking.WorkloadEntry
+	var out []*config.Object
 	for _, w := range c.set.All(config.WorkloadEntry) {
 		we, ok := w.Spec.(*networking.WorkloadEntry)
-		if !ok || w.Namespace != o.Namespace || !labelsInclude(we.Labels, se.WorkloadSelector.Labels) {
-			continue
+		if ok && w.Namespace == o.Namespace && labelsInclude(we.Labels, sel.Labels) {
+			out = append(out, w)
 		}
-		out = append(out, we)
 	}
 	return out
 }

@@ -10,10 +10,9 @@ package translate
 
 import (
 	"fmt"
-	"slices"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	networking "istio.io/api/networking/v1alpha3"
@@ -69,36 +68,29 @@ type compiler struct {
 	byHost      map[string]*service        // the same by host
 	kube        *kubeIndex                 // made when a Kubernetes Service first asks
 	filters     map[uint32]map[string]bool // HTTP filters that the routes of a port configure, by name
+	found       []config.Issue             // by the front
 	issues      []config.Issue
-	reported    map[string]bool // issues already made, so that each appears once
+	reported    map[config.Issue]bool // issues already made, so that each appears once
+
+	memo        *Compiler                      // nil: this run stands alone
+	delegations map[*config.Object]*delegation // of this run, for the next one
+	unit        *unit                          // being compiled; nil: none
+	routed      map[routedKey]*routeUnit       // routes of VirtualServices, for names that nobody declares
+	own         []resource[*clusterv3.Cluster] // the clusters that are always there
+	catchAll    *routev3.VirtualHost           // the last virtual host of every port
+	before      *output                        // of the run before; nil: there was none
 }
 
 // Translate compiles a configuration for one node group. The issues are what can only be seen when objects are put
 // together; none of them stops the rest. Equal arguments give equal results.
 func Translate(set *config.Set, group xds.NodeGroup) (*xds.Snapshot, []config.Issue) {
-	c := newCompiler(set, group)
-	snap := &xds.Snapshot{}
-	for _, s := range c.services {
-		cs, es := c.clustersOf(s)
-		snap.Clusters = append(snap.Clusters, cs...)
-		snap.Endpoints = append(snap.Endpoints, es...)
-	}
-	snap.Clusters = append(snap.Clusters, c.blackHoleCluster(), c.passthroughCluster())
-	slices.SortFunc(snap.Clusters, func(a, b *clusterv3.Cluster) int { return compareNames(a.Name, b.Name) })
-	slices.SortFunc(snap.Endpoints, func(a, b *endpointv3.ClusterLoadAssignment) int {
-		return compareNames(a.ClusterName, b.ClusterName)
-	})
-	snap.Routes = c.routeConfigs()
-	snap.Listeners = c.listeners() // after the routes, which tell the filters they need
-	snap.Names = c.names()
-	snap.RegistryOnly = c.mesh.registryOnly
-	snap.Version = snap.Hash()
-	return snap, c.issues
+	return NewCompiler(group).Translate(set)
 }
 
 // newCompiler finds out what the group can reach and which rules apply to it.
-func newCompiler(set *config.Set, group xds.NodeGroup) *compiler {
-	c := &compiler{set: set, group: group, filters: map[uint32]map[string]bool{}, reported: map[string]bool{}}
+func newCompiler(set *config.Set, group xds.NodeGroup, memo *Compiler) *compiler {
+	c := &compiler{set: set, group: group, memo: memo, filters: map[uint32]map[string]bool{}, reported: map[config.Issue]bool{},
+		delegations: map[*config.Object]*delegation{}}
 	if c.group.Namespace == "" {
 		c.group.Namespace = config.DefaultNamespace
 	}
@@ -108,14 +100,17 @@ func newCompiler(set *config.Set, group xds.NodeGroup) *compiler {
 	c.findRouters()
 	c.findCandidates()
 	c.findScope()
+	c.found = c.issues
 	return c
 }
 
 // report keeps an issue unless the same one was reported before: several ports and subsets read the same field.
 func (c *compiler) report(i config.Issue) {
-	key := i.String()
-	if !c.reported[key] {
-		c.reported[key] = true
+	if c.unit != nil {
+		c.unit.issues = append(c.unit.issues, i)
+	}
+	if !c.reported[i] {
+		c.reported[i] = true
 		c.issues = append(c.issues, i)
 	}
 }

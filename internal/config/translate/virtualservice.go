@@ -132,7 +132,7 @@ func weighted(dests []*networking.HTTPRouteDestination) []*networking.HTTPRouteD
 // anyRewritesHost tells whether Host follows the endpoint at one of the destinations: routes have one answer for all.
 func (c *compiler) anyRewritesHost(dests []*networking.HTTPRouteDestination, port servicePort) bool {
 	for _, d := range dests {
-		s := c.byHost[resolveHost(d.GetDestination().GetHost())]
+		s := c.lookup(d.GetDestination().GetHost())
 		if s == nil {
 			continue
 		}
@@ -202,8 +202,12 @@ func (c *compiler) onlyPort(d *networking.Destination, port servicePort) uint32 
 	if n := d.GetPort().GetNumber(); n > 0 {
 		return n
 	}
-	if s := c.byHost[resolveHost(d.GetHost())]; s != nil && len(s.ports) == 1 {
+	if s := c.lookup(d.GetHost()); s != nil && len(s.ports) == 1 {
 		return s.ports[0].number
 	}
 	return port.number
+}
+
+func virtualServiceOf(o *config.Object) *networking.VirtualService {
+	return o.Spec.(*networking.VirtualService)
 }

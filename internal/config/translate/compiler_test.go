@@ -1,0 +1,527 @@
+package translate_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+	meshconfig "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
+	typev1beta1 "istio.io/api/type/v1beta1"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/config/translate"
+	"detour.dev/detour/internal/xds"
+)
+
+// dice chooses: from the fuzzer's bytes, or at random.
+type dice struct {
+	data []byte
+	rand *rand.Rand // nil: data, and zeros when it is used up
+}
+
+func (d *dice) n(n int) int {
+	if d.rand != nil {
+		return d.rand.IntN(n)
+	}
+	if len(d.data) == 0 {
+		return 0
+	}
+	b := d.data[0]
+	d.data = d.data[1:]
+	return int(b) % n
+}
+
+func (d *dice) done() bool { return d.rand == nil && len(d.data) == 0 }
+
+func pick[T any](d *dice, list ...T) T { return list[d.n(len(list))] }
+
+// some gives up to n of a list, in its order.
+func some[T any](d *dice, n int, list ...T) []T {
+	var out []T
+	for _, v := range list {
+		if len(out) < n && d.n(len(list)) < n {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+var (
+	someNamespaces = []string{"default", "other", "istio-system"}
+	someHosts      = []string{"a.example.com", "b.example.com", "c.example.com", "*.example.com", "d.example.org", "*.org", "e"}
+	somePorts      = []uint32{80, 443, 8080, 3306}
+	someLabels     = []map[string]string{nil, {"v": "1"}, {"v": "2"}, {"app": "x"}}
+)
+
+// edits is a configuration that changes.
+type edits struct {
+	*dice
+	objects []*config.Object
+	vips    map[string]config.VIPs
+	refused []config.Refusal
+	mesh    *config.Mesh
+	line    int
+}
+
+func (e *edits) set() *config.Set {
+	return config.NewSet(slices.Clone(e.objects), e.vips, slices.Clone(e.refused)).WithMesh(e.mesh)
+}
+
+// edit makes one change and says which.
+func (e *edits) edit() string {
+	i := -1
+	if len(e.objects) > 0 {
+		i = e.n(len(e.objects))
+	}
+	switch op := e.n(20); {
+	case op < 6 || i < 0:
+		o := e.object(pick(e.dice, config.ServiceEntry, config.ServiceEntry, config.DestinationRule, config.DestinationRule, config.VirtualService,
+			config.VirtualService, config.WorkloadEntry, config.Sidecar, config.Service, config.EndpointSlice, config.Node))
+		if e.index(o.Key) >= 0 {
+			return "nothing"
+		}
+		e.objects = append(e.objects, o)
+		return "add " + o.String()
+	case op < 8:
+		o := e.objects[i]
+		e.objects = slices.Delete(e.objects, i, i+1)
+		return "remove " + o.String()
+	case op < 10: // to another file, or further down in it
+		o := *e.objects[i]
+		e.line++
+		o.Origin = config.Origin{File: pick(e.dice, "a.yaml", "b.yaml"), Line: e.line}
+		e.objects[i] = &o
+		return "move " + o.String()
+	case op < 11:
+		o := *e.objects[i]
+		o.Name = fmt.Sprintf("o%d", e.n(8))
+		if e.index(o.Key) >= 0 {
+			return "nothing"
+		}
+		e.objects[i] = &o
+		return "rename to " + o.String()
+	case op < 13:
+		old := e.objects[i]
+		o := e.object(old.Kind)
+		o.Key, o.Created = old.Key, old.Created
+		e.objects[i] = o
+		return "replace " + o.String()
+	case op < 18:
+		e.touch(i)
+		return "touch " + e.objects[i].String()
+	case op < 19:
+		return e.around()
+	}
+	return "nothing" // the same again
+}
+
+func (e *edits) index(k config.Key) int {
+	return slices.IndexFunc(e.objects, func(o *config.Object) bool { return o.Key == k })
+}
+
+// touch changes a field or two inside an object, as people do.
+func (e *edits) touch(i int) {
+	o := *e.objects[i]
+	o.Spec = proto.Clone(o.Spec)
+	if e.n(6) == 0 {
+		o.Annotations = pick(e.dice, nil, map[string]string{translate.AnnotationHostRewrite: translate.HostEndpoint}, map[string]string{translate.AnnotationHostRewrite: "wrong"})
+	}
+	switch s := o.Spec.(type) {
+	case *networking.ServiceEntry:
+		switch e.n(5) {
+		case 0:
+			s.Resolution = e.resolution()
+		case 1:
+			s.ExportTo = e.exportTo()
+		case 2:
+			s.Location = networking.ServiceEntry_Location(e.n(2))
+		default:
+			s.Endpoints = e.endpoints()
+		}
+	case *networking.DestinationRule:
+		s.TrafficPolicy = e.policy()
+	case *networking.VirtualService:
+		if len(s.Http) > 0 {
+			s.Http[e.n(len(s.Http))] = e.rule()
+		}
+	case *networking.WorkloadEntry:
+		s.Weight = uint32(e.n(3))
+	}
+	e.line++
+	o.Origin.Line = e.line
+	e.objects[i] = &o
+}
+
+// around changes what is no object: mesh settings, addresses, what is refused.
+func (e *edits) around() string {
+	switch e.n(3) {
+	case 0:
+		e.mesh = nil
+		if e.n(3) > 0 {
+			e.mesh = &config.Mesh{Spec: &meshconfig.MeshConfig{
+				ConnectTimeout: durationpb.New(time.Duration(1+e.n(3)) * time.Second),
+				OutboundTrafficPolicy: &meshconfig.MeshConfig_OutboundTrafficPolicy{
+					Mode: meshconfig.MeshConfig_OutboundTrafficPolicy_Mode(e.n(2)),
+				},
+				DefaultServiceExportTo: pick(e.dice, nil, []string{"."}), DefaultVirtualServiceExportTo: pick(e.dice, nil, []string{"."}),
+				DefaultDestinationRuleExportTo: pick(e.dice, nil, []string{"."}),
+			}}
+		}
+		return "mesh"
+	case 1:
+		vips := map[string]config.VIPs{}
+		for i, h := range someHosts {
+			if e.n(3) == 0 {
+				vips[h] = config.VIPs{V4: netip.MustParseAddr(fmt.Sprintf("240.240.%d.%d", e.n(2), 1+i))}
+			}
+		}
+		e.vips = vips
+		return "addresses"
+	}
+	e.refused = nil
+	if e.n(2) == 0 {
+		e.refused = []config.Refusal{{Key: config.Key{Kind: config.DestinationRule, Namespace: "default", Name: "bad"},
+			Hosts: []string{pick(e.dice, someHosts...)}, Issue: config.Issue{Code: "DTR0001", Message: "m"}}}
+	}
+	return "refused"
+}
+
+func (e *edits) object(k config.Kind) *config.Object {
+	e.line++
+	o := &config.Object{Key: config.Key{Kind: k, Namespace: pick(e.dice, "default", "default", "other", "istio-system"), Name: fmt.Sprintf("o%d", e.n(8))},
+		Origin: config.Origin{File: "a.yaml", Line: e.line}}
+	if e.n(8) == 0 {
+		o.Created = time.Unix(int64(e.n(3)), 0)
+	}
+	switch k {
+	case config.ServiceEntry:
+		o.Spec = e.entry()
+	case config.DestinationRule:
+		r := &networking.DestinationRule{Host: pick(e.dice, someHosts...), ExportTo: e.exportTo(), TrafficPolicy: e.policy()}
+		for _, v := range some(e.dice, 2, "1", "2", "3") {
+			r.Subsets = append(r.Subsets, &networking.Subset{Name: "v" + v, Labels: map[string]string{"v": v}, TrafficPolicy: e.policy()})
+		}
+		if e.n(6) == 0 {
+			r.WorkloadSelector = &typev1beta1.WorkloadSelector{MatchLabels: pick(e.dice, someLabels...)}
+		}
+		o.Spec = r
+	case config.VirtualService:
+		o.Spec = e.router()
+	case config.WorkloadEntry:
+		o.Spec = e.endpoint()
+	case config.Sidecar:
+		o.Spec = e.sidecar()
+	default:
+		e.kube(o)
+	}
+	return o
+}
+
+func (e *edits) kube(o *config.Object) {
+	switch o.Kind {
+	case config.Service:
+		o.Spec = &networking.ServiceEntry{Hosts: []string{o.Name + "." + o.Namespace + "." + config.ClusterDomain}, Resolution: networking.ServiceEntry_STATIC,
+			Location: networking.ServiceEntry_MESH_INTERNAL, Ports: []*networking.ServicePort{{Number: pick(e.dice, somePorts...), Name: "p", Protocol: "HTTP"}}}
+	case config.EndpointSlice:
+		o.Labels = map[string]string{config.LabelService: fmt.Sprintf("o%d", e.n(8))}
+		o.Spec = &networking.ServiceEntry{Endpoints: []*networking.WorkloadEntry{
+			{Address: fmt.Sprintf("10.9.0.%d", e.n(9)), Ports: map[string]uint32{"p": 8000}, Labels: map[string]string{config.LabelNode: fmt.Sprintf("o%d", e.n(8))}}}}
+	default:
+		o.Labels = map[string]string{config.LabelRegion: pick(e.dice, "us-east1", "us-west1"), config.LabelZone: pick(e.dice, "a", "b")}
+		o.Spec = &networking.WorkloadEntry{}
+	}
+}
+
+func (e *edits) exportTo() []string {
+	return pick(e.dice, nil, nil, []string{"*"}, []string{"."}, []string{"other"})
+}
+
+func (e *edits) resolution() networking.ServiceEntry_Resolution {
+	return networking.ServiceEntry_Resolution(e.n(len(networking.ServiceEntry_Resolution_name)))
+}
+
+func (e *edits) endpoint() *networking.WorkloadEntry {
+	return &networking.WorkloadEntry{Address: pick(e.dice, "10.0.0.1", "10.0.0.2", "x.example.net", "y.example.net"), Weight: uint32(e.n(3)),
+		Locality: pick(e.dice, "", "us-east1/a", "us-west1/b"), Labels: pick(e.dice, someLabels...)}
+}
+
+func (e *edits) endpoints() (out []*networking.WorkloadEntry) {
+	for range e.n(4) {
+		out = append(out, e.endpoint())
+	}
+	return out
+}
+
+func (e *edits) entry() *networking.ServiceEntry {
+	s := &networking.ServiceEntry{Hosts: some(e.dice, 2, someHosts...), Resolution: e.resolution(), ExportTo: e.exportTo(), Endpoints: e.endpoints(),
+		Addresses: pick(e.dice, nil, nil, []string{"10.1.0.1"}, []string{"10.1.0.2", "10.2.0.0/16"})}
+	for _, p := range some(e.dice, 2, somePorts...) {
+		s.Ports = append(s.Ports, &networking.ServicePort{Number: p, Name: fmt.Sprintf("p%d", p), Protocol: pick(e.dice, "HTTP", "HTTP", "HTTPS", "TCP", "", "TLS", "MONGO")})
+	}
+	if e.n(4) == 0 {
+		s.WorkloadSelector = &networking.WorkloadSelector{Labels: pick(e.dice, someLabels...)}
+	}
+	return s
+}
+
+func (e *edits) policy() *networking.TrafficPolicy {
+	p := &networking.TrafficPolicy{}
+	switch e.n(7) {
+	case 0:
+		return nil
+	case 1:
+		p.OutlierDetection = &networking.OutlierDetection{Interval: durationpb.New(time.Duration(1+e.n(3)) * time.Second)}
+	case 2:
+		p.Tls = &networking.ClientTLSSettings{Mode: networking.ClientTLSSettings_TLSmode(e.n(4)), CredentialName: pick(e.dice, "", "secret")}
+	case 3:
+		p.LoadBalancer = &networking.LoadBalancerSettings{LbPolicy: &networking.LoadBalancerSettings_ConsistentHash{
+			ConsistentHash: &networking.LoadBalancerSettings_ConsistentHashLB{HashKey: &networking.LoadBalancerSettings_ConsistentHashLB_UseSourceIp{UseSourceIp: true}}}}
+	case 4:
+		p.ConnectionPool = &networking.ConnectionPoolSettings{Tcp: &networking.ConnectionPoolSettings_TCPSettings{IdleTimeout: durationpb.New(time.Duration(e.n(9)) * time.Second)}}
+	case 5:
+		p.PortLevelSettings = []*networking.TrafficPolicy_PortTrafficPolicy{{Port: &networking.PortSelector{Number: pick(e.dice, somePorts...)},
+			OutlierDetection: &networking.OutlierDetection{}}}
+	}
+	return p
+}
+
+func (e *edits) destination() *networking.Destination {
+	d := &networking.Destination{Host: pick(e.dice, someHosts...), Subset: pick(e.dice, "", "", "v1", "v2")}
+	if e.n(2) == 0 {
+		d.Port = &networking.PortSelector{Number: pick(e.dice, somePorts...)}
+	}
+	return d
+}
+
+func (e *edits) rule() *networking.HTTPRoute {
+	r := &networking.HTTPRoute{Name: pick(e.dice, "", "r")}
+	if e.n(2) == 0 {
+		r.Match = []*networking.HTTPMatchRequest{{Uri: &networking.StringMatch{MatchType: &networking.StringMatch_Prefix{Prefix: pick(e.dice, "/", "/x", "/x/y")}},
+			Port: pick[uint32](e.dice, 0, 0, 80, 8080)}}
+	}
+	switch e.n(6) {
+	case 0:
+		r.Delegate = &networking.Delegate{Name: fmt.Sprintf("o%d", e.n(8)), Namespace: pick(e.dice, "", someNamespaces[1])}
+		return r
+	case 1:
+		r.Redirect = &networking.HTTPRedirect{Uri: "/z"}
+		return r
+	case 2:
+		r.Fault = &networking.HTTPFaultInjection{Abort: &networking.HTTPFaultInjection_Abort{ErrorType: &networking.HTTPFaultInjection_Abort_HttpStatus{HttpStatus: 500}}}
+	case 3:
+		r.CorsPolicy = &networking.CorsPolicy{AllowMethods: []string{"GET"}}
+	}
+	for range 1 + e.n(2) {
+		r.Route = append(r.Route, &networking.HTTPRouteDestination{Destination: e.destination(), Weight: int32(e.n(3))})
+	}
+	return r
+}
+
+func (e *edits) router() *networking.VirtualService {
+	vs := &networking.VirtualService{ExportTo: e.exportTo()}
+	if e.n(4) > 0 {
+		vs.Hosts = some(e.dice, 2, someHosts...)
+	}
+	for range e.n(3) {
+		vs.Http = append(vs.Http, e.rule())
+	}
+	if e.n(3) == 0 {
+		vs.Tls = []*networking.TLSRoute{{Match: []*networking.TLSMatchAttributes{{SniHosts: some(e.dice, 2, someHosts...)}}, Route: []*networking.RouteDestination{{Destination: e.destination()}}}}
+	}
+	if e.n(3) == 0 {
+		vs.Tcp = []*networking.TCPRoute{{Route: []*networking.RouteDestination{{Destination: e.destination()}, {Destination: e.destination(), Weight: 1}}}}
+	}
+	return vs
+}
+
+func (e *edits) sidecar() *networking.Sidecar {
+	s := &networking.Sidecar{}
+	if e.n(2) == 0 {
+		s.WorkloadSelector = &networking.WorkloadSelector{Labels: map[string]string{"app": "x"}}
+	}
+	for range e.n(3) {
+		l := &networking.IstioEgressListener{Hosts: some(e.dice, 3, "*/*", "./*", "other/*", "*/a.example.com", "~/*.org")}
+		if e.n(2) == 0 {
+			l.Port = &networking.SidecarPort{Number: pick(e.dice, somePorts...), Protocol: pick(e.dice, "HTTP", "TCP", "HTTP_PROXY", ""), Name: "p"}
+		}
+		s.Egress = append(s.Egress, l)
+	}
+	return s
+}
+
+// editGroups are node groups that see different things.
+func editGroups() []xds.NodeGroup {
+	east := &corev3.Locality{Region: "us-east1", Zone: "a"}
+	return []xds.NodeGroup{
+		{Locality: east, IPv4: true},
+		{Locality: east, IPv4: true, IPv6: true, Namespace: "other", Labels: map[string]string{"app": "x"}},
+		{IPv4: true, CompatIstio: true, RegistryOnly: true},
+	}
+}
+
+// sameOutput compares what an incremental run gave with a full one.
+func sameOutput(t *testing.T, got, want *xds.Snapshot, gotIssues, wantIssues []config.Issue) {
+	t.Helper()
+	if got.Version != got.Hash() {
+		t.Error("the version is not the hash of the contents")
+	}
+	if got.Version == want.Version && slices.Equal(gotIssues, wantIssues) {
+		return
+	}
+	if d := cmp.Diff(want, got, protocmp.Transform(), cmp.Comparer(func(a, b xds.Name) bool { return a.Host == b.Host && slices.Equal(a.Addrs, b.Addrs) })); d != "" {
+		t.Errorf("the snapshot differs, -full +incremental:\n%s", d)
+	}
+	if d := cmp.Diff(wantIssues, gotIssues); d != "" {
+		t.Errorf("the issues differ, -full +incremental:\n%s", d)
+	}
+}
+
+// editAndCompare makes edits and compares every group's output after each with a full run's. It ends at the first
+// difference and says how it came to it.
+func editAndCompare(t *testing.T, d *dice, steps int) {
+	t.Helper()
+	e := &edits{dice: d}
+	groups := editGroups()
+	var compilers []*translate.Compiler
+	for _, g := range groups {
+		compilers = append(compilers, translate.NewCompiler(g))
+	}
+	var history []string
+	for range steps {
+		if d.done() {
+			return
+		}
+		for range 1 + d.n(2) {
+			history = append(history, e.edit())
+		}
+		set := e.set()
+		for i, g := range groups {
+			got, gotIssues := compilers[i].Translate(set)
+			want, wantIssues := translate.Translate(set, g)
+			sameOutput(t, got, want, gotIssues, wantIssues)
+			if t.Failed() {
+				t.Fatalf("group %d after:\n%s", i, strings.Join(history, "\n"))
+			}
+		}
+	}
+}
+
+// TestCompilerEqualsFullRun: whatever is edited, an incremental run gives what a full one gives.
+func TestCompilerEqualsFullRun(t *testing.T) {
+	seeds := 40
+	if testing.Short() {
+		seeds = 10
+	}
+	for seed := range uint64(seeds) {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			editAndCompare(t, &dice{rand: rand.New(rand.NewPCG(seed, 5))}, 60)
+		})
+	}
+}
+
+// FuzzCompiler has the fuzzer choose the edits.
+func FuzzCompiler(f *testing.F) {
+	f.Add([]byte("0123456789abcdefghijklmnopqrstuvwxyz"))
+	r := rand.New(rand.NewPCG(1, 2))
+	long := make([]byte, 600)
+	for i := range long {
+		long[i] = byte(r.Uint32())
+	}
+	f.Add(long)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		editAndCompare(t, &dice{data: data[:min(len(data), 2000)]}, 40)
+	})
+}
+
+// TestCompilerCompilesWhatDepends counts the units that are compiled again after one change.
+func TestCompilerCompilesWhatDepends(t *testing.T) {
+	objects := many(200, 1).All(config.ServiceEntry)
+	objects = append(slices.Clone(objects), many(200, 1).All(config.DestinationRule)...)
+	router := &config.Object{Key: config.Key{Kind: config.VirtualService, Namespace: "default", Name: "r"}, Spec: &networking.VirtualService{
+		Hosts: []string{"h1.example.com"}, Http: []*networking.HTTPRoute{{Route: []*networking.HTTPRouteDestination{{Destination: &networking.Destination{Host: "h2.example.com"}}}}}}}
+	objects = append(objects, router)
+	replace := func(name string, k config.Kind, change func(proto.Message)) func() {
+		return func() {
+			i := slices.IndexFunc(objects, func(o *config.Object) bool { return o.Kind == k && o.Name == name })
+			o := *objects[i]
+			o.Spec = proto.Clone(o.Spec)
+			change(o.Spec)
+			objects[i] = &o
+		}
+	}
+	cases := []struct {
+		name string
+		do   func()
+		want int
+	}{
+		{"nothing", func() {}, 0},
+		{"an endpoint", replace("o7", config.ServiceEntry, func(m proto.Message) { m.(*networking.ServiceEntry).Endpoints[0].Weight = 7 }), 1},
+		{"a policy: clusters, routes", replace("o7", config.DestinationRule, func(m proto.Message) {
+			m.(*networking.DestinationRule).TrafficPolicy.OutlierDetection.Interval = durationpb.New(7e9)
+		}), 2},
+		{"a policy of a service that another is routed to: clusters, its routes, the other's, the router's", replace("o2", config.DestinationRule, func(m proto.Message) {
+			m.(*networking.DestinationRule).TrafficPolicy.OutlierDetection.Interval = durationpb.New(7e9)
+		}), 4},
+		{"a service goes: listeners are looked at", func() { objects = objects[1:] }, 1},
+		{"a port more: clusters, routes on both, listeners", replace("o9", config.ServiceEntry, func(m proto.Message) {
+			s := m.(*networking.ServiceEntry)
+			s.Ports = append(s.Ports, &networking.ServicePort{Number: 81, Name: "more", Protocol: "HTTP"})
+		}), 4},
+		{"a route: the service's, the router's, listeners", replace("r", config.VirtualService, func(m proto.Message) {
+			m.(*networking.VirtualService).Http[0].Timeout = durationpb.New(1e9)
+		}), 3},
+	}
+	c := translate.NewCompiler(inEast())
+	c.Translate(config.NewSet(slices.Clone(objects), nil, nil))
+	for _, tc := range cases {
+		before := c.Compiled()
+		tc.do()
+		set := config.NewSet(slices.Clone(objects), nil, nil)
+		got, gotIssues := c.Translate(set)
+		if n := c.Compiled() - before; n != tc.want {
+			t.Errorf("%s: %d units compiled, want %d", tc.name, n, tc.want)
+		}
+		want, wantIssues := translate.Translate(set, inEast())
+		sameOutput(t, got, want, gotIssues, wantIssues)
+	}
+}
+
+// TestCompilerKeepsPointers: resources that are as they were are the same messages, so that whoever applies them need not
+// look inside.
+func TestCompilerKeepsPointers(t *testing.T) {
+	set := many(50, 1)
+	c := translate.NewCompiler(inEast())
+	before, _ := c.Translate(set)
+	var objects []*config.Object
+	for _, k := range []config.Kind{config.ServiceEntry, config.DestinationRule} {
+		objects = append(objects, set.All(k)...)
+	}
+	o := *objects[3]
+	o.Spec = proto.Clone(o.Spec)
+	o.Spec.(*networking.ServiceEntry).Endpoints[0].Weight = 9
+	objects[3] = &o
+	after, _ := c.Translate(config.NewSet(objects, nil, nil))
+	others := 0
+	for i := range after.Clusters {
+		if after.Clusters[i] != before.Clusters[i] {
+			others++
+		}
+	}
+	if others != 1 {
+		t.Errorf("%d clusters are other messages", others)
+	}
+	if !slices.Equal(after.Routes, before.Routes) || !slices.Equal(after.Listeners, before.Listeners) {
+		t.Error("an endpoint changed routes or listeners")
+	}
+}
