@@ -22,7 +22,7 @@ const startTime = "2006-01-02T15:04:05.000Z"
 // grow.
 func AppendText(dst []byte, i *streaminfo.Info) []byte {
 	dst = append(dst, '[')
-	dst = i.Start.UTC().AppendFormat(dst, startTime)
+	dst = appendTime(dst, i.Start)
 	dst = append(dst, `] "`...)
 	dst = appendEscaped(dst, i.Method)
 	dst = append(dst, ' ')
@@ -67,7 +67,55 @@ func appendAddr(dst []byte, a netip.AddrPort) []byte {
 	if !a.IsValid() {
 		return append(dst, '-')
 	}
-	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).AppendTo(dst)
+	ip := a.Addr().Unmap()
+	if !ip.Is4() {
+		return netip.AddrPortFrom(ip, a.Port()).AppendTo(dst)
+	}
+	for _, b := range ip.As4() {
+		if b >= 100 {
+			dst = append(dst, '0'+b/100)
+		}
+		if b >= 10 {
+			dst = append(dst, '0'+b/10%10)
+		}
+		dst = append(dst, '0'+b%10, '.')
+	}
+	dst[len(dst)-1] = ':'
+	return strconv.AppendUint(dst, uint64(a.Port()), 10)
+}
+
+// appendTime appends t as startTime does, at a fraction of the cost, which is much of a line's. The date comes from the days
+// since 1970-01-01 in years that begin with March, which puts the leap day last and makes months a linear function.
+func appendTime(dst []byte, t time.Time) []byte {
+	seconds := t.Unix()
+	if seconds < 0 || seconds >= endOfFourDigits {
+		return t.UTC().AppendFormat(dst, startTime)
+	}
+	const toMarchOfYear0, era, day = 719468, 146097, 86400 // days, days in 400 years, seconds
+	days, clock := uint(seconds/day)+toMarchOfYear0, uint(seconds%day)
+	ofEra := days % era
+	year := (ofEra - ofEra/1460 + ofEra/36524 - ofEra/(era-1)) / 365
+	ofYear := ofEra - (365*year + year/4 - year/100)
+	month := (5*ofYear + 2) / 153 // from March, 0 to 11
+	date := ofYear - (153*month+2)/5 + 1
+	year += 400 * (days / era)
+	if month += 3; month > 12 {
+		month -= 12
+		year++
+	}
+	ms := uint(t.Nanosecond() / int(time.Millisecond))
+	dst = append(dst, '0'+byte(year/1000), '0'+byte(year/100%10))
+	dst = appendTwo(appendTwo(appendTwo(dst, year%100, '-'), month, '-'), date, 'T')
+	dst = appendTwo(appendTwo(appendTwo(dst, clock/3600, ':'), clock/60%60, ':'), clock%60, '.')
+	return append(dst, '0'+byte(ms/100), '0'+byte(ms/10%10), '0'+byte(ms%10), 'Z')
+}
+
+// endOfFourDigits is 10000-01-01 in Unix time.
+const endOfFourDigits = 253402300800
+
+// appendTwo appends n, below 100, and what separates it from the next number.
+func appendTwo(dst []byte, n uint, sep byte) []byte {
+	return append(dst, '0'+byte(n/10), '0'+byte(n%10), sep)
 }
 
 const hexDigits = "0123456789abcdef"
@@ -95,7 +143,7 @@ func appendEscaped(dst, s []byte) []byte {
 // nothing but what dst needs to grow.
 func AppendJSON(dst []byte, i *streaminfo.Info) []byte {
 	dst = append(dst, `{"start_time":"`...)
-	dst = i.Start.UTC().AppendFormat(dst, startTime)
+	dst = appendTime(dst, i.Start)
 	dst = append(dst, '"')
 	dst = jsonBytes(dst, "method", i.Method)
 	dst = jsonBytes(dst, "path", i.Path)

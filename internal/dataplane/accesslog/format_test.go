@@ -190,3 +190,29 @@ func BenchmarkFormat(b *testing.B) {
 }
 
 func lines(s string) int { return strings.Count(s, "\n") }
+
+func TestTimeIsThatOfThePackage(t *testing.T) {
+	check := func(at time.Time) {
+		t.Helper()
+		if got, want := string(appendTime(nil, at)), at.UTC().Format(startTime); got != want {
+			t.Fatalf("%d: %s, want %s", at.Unix(), got, want)
+		}
+	}
+	for _, s := range []int64{-1 << 40, -86401, -1, 0, endOfFourDigits - 1, endOfFourDigits, 1 << 40} {
+		check(time.Unix(s, 999_999_999))
+	}
+	for s := int64(0); s < endOfFourDigits; s += 86399 * 3 { // each date of a leap year's cycle, at changing times of day
+		check(time.Unix(s, s%1_000_000_000).In(time.FixedZone("", 3600)))
+	}
+}
+
+func TestAddressIsThatOfThePackage(t *testing.T) {
+	for _, s := range []string{"0.0.0.0:0", "1.9.10.99:1", "100.199.200.255:65535", "[::1]:80", "[2001:db8::1]:443"} {
+		if got := string(appendAddr(nil, netip.MustParseAddrPort(s))); got != s {
+			t.Errorf("%s, want %s", got, s)
+		}
+	}
+	if got := string(appendAddr(nil, netip.MustParseAddrPort("[::ffff:10.0.0.1]:80"))); got != "10.0.0.1:80" {
+		t.Error(got)
+	}
+}

@@ -3,6 +3,7 @@ package accesslog
 import (
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 
@@ -77,16 +78,19 @@ func (l *Logger) Log(i *streaminfo.Info) {
 		l.stats.AccessLogDropped.Inc()
 		return
 	}
-	first := len(l.buf) == 0
+	before := len(l.buf)
 	l.buf = l.append(l.buf, i)
 	l.lines++
-	full := len(l.buf) >= flushSize
+	full := before < flushSize && len(l.buf) >= flushSize
 	l.mu.Unlock()
-	if first {
+	if before == 0 {
 		signal(l.wake)
 	}
 	if full {
 		signal(l.full)
+		// With one processor the writer would have to wait until the scheduler takes it from a busy event loop, for 10 ms
+		// and more. The buffer would grow meanwhile, and leave the caches.
+		runtime.Gosched()
 	}
 }
 
