@@ -32,8 +32,9 @@ type Config struct {
 	errors map[int]bool // statuses that are errors; nil: 500 and above
 }
 
-// Parse reads the proto. Success rate and failure percentage are refused where they would be enforced against: Istio sends
-// 0 for the first and never sends the second.
+// Parse reads the proto. Success rate and failure percentage are not served: Istio sends 0 for enforcing_success_rate and
+// never sends the second. Where a field asks for either they are refused by name; with none of their fields set nothing
+// asks for them here, though Envoy's default for enforcing_success_rate is 100.
 func Parse(o *clusterv3.OutlierDetection) (*Config, error) {
 	c := &Config{
 		Interval:           dur(o.GetInterval(), 10*time.Second),
@@ -61,7 +62,33 @@ func Parse(o *clusterv3.OutlierDetection) (*Config, error) {
 	case len(o.GetMonitors()) > 0:
 		return nil, fmt.Errorf("outlier_detection.monitors: not supported")
 	}
+	if f := statistical(o); f != "" {
+		return nil, fmt.Errorf("outlier_detection.%s: not supported", f)
+	}
 	return c, nil
+}
+
+// statistical names the field that asks for ejection by success rate or failure percentage; "" if none does.
+func statistical(o *clusterv3.OutlierDetection) string {
+	switch {
+	case o.GetEnforcingSuccessRate().GetValue() > 0:
+		return "enforcing_success_rate"
+	case o.GetEnforcingLocalOriginSuccessRate().GetValue() > 0:
+		return "enforcing_local_origin_success_rate"
+	case o.GetEnforcingFailurePercentage().GetValue() > 0:
+		return "enforcing_failure_percentage"
+	case o.GetEnforcingFailurePercentageLocalOrigin().GetValue() > 0:
+		return "enforcing_failure_percentage_local_origin"
+	case o.GetEnforcingSuccessRate() != nil:
+		return ""
+	case o.GetSuccessRateMinimumHosts() != nil:
+		return "success_rate_minimum_hosts"
+	case o.GetSuccessRateRequestVolume() != nil:
+		return "success_rate_request_volume"
+	case o.GetSuccessRateStdevFactor() != nil:
+		return "success_rate_stdev_factor"
+	}
+	return ""
 }
 
 func dur(d *durationpb.Duration, def time.Duration) time.Duration {

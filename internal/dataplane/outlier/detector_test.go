@@ -3,6 +3,7 @@ package outlier
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -331,6 +332,22 @@ func TestParseRefuses(t *testing.T) {
 		if _, err := Parse(o); err == nil {
 			t.Errorf("%s: taken", name)
 		}
+	}
+	for field, o := range map[string]*clusterv3.OutlierDetection{
+		"enforcing_success_rate":                    {EnforcingSuccessRate: u32(1)},
+		"enforcing_local_origin_success_rate":       {EnforcingLocalOriginSuccessRate: u32(100)},
+		"enforcing_failure_percentage":              {EnforcingFailurePercentage: u32(1)},
+		"enforcing_failure_percentage_local_origin": {EnforcingFailurePercentageLocalOrigin: u32(1)},
+		"success_rate_minimum_hosts":                {SuccessRateMinimumHosts: u32(5)},
+		"success_rate_request_volume":               {SuccessRateRequestVolume: u32(5)},
+		"success_rate_stdev_factor":                 {SuccessRateStdevFactor: u32(1900)},
+	} {
+		if _, err := Parse(o); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	if _, err := Parse(&clusterv3.OutlierDetection{EnforcingSuccessRate: u32(0), SuccessRateMinimumHosts: u32(5), FailurePercentageThreshold: u32(1)}); err != nil {
+		t.Errorf("nothing of it is enforced: %v", err)
 	}
 	c, err := Parse(&clusterv3.OutlierDetection{BaseEjectionTime: durationpb.New(time.Hour)})
 	if err != nil || c.MaxEjectionTime != time.Hour {
