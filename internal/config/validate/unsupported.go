@@ -15,7 +15,7 @@ import (
 type Refusal struct {
 	Kind   config.Kind
 	Field  string   // path without indices, "spec.ports.protocol"; "*" stands for any way from spec to the rest
-	Values []string // in upper case; empty: any value that is not the field's default
+	Values []string // in upper case, with a "*" at the end any that begin so; empty: any value that is not the field's default
 	Why    string   // what it is and what requests get; no trailing full stop
 }
 
@@ -32,6 +32,12 @@ var Refusals = []Refusal{
 		"is about HTTP/2, which is not served by the embedded engine yet"},
 	{config.DestinationRule, "*.tunnel", nil,
 		"CONNECT tunnels are not served by the embedded engine yet: connections to the TCP and TLS ports of this host are reset"},
+	{config.Sidecar, "spec.egress.bind", []string{"UNIX://*"},
+		"a unix socket is not opened by the embedded engine: nobody can connect to it"},
+	{config.Sidecar, "spec.egress.captureMode", []string{"NONE"},
+		"a socket of its own is not opened by the embedded engine: only connections that are redirected to detour are served"},
+	{config.Sidecar, "spec.egress.port.protocol", []string{"HTTP_PROXY"},
+		"a socket for HTTP_PROXY is not opened by the embedded engine, whose own forward proxy serves such requests"},
 }
 
 // refusals warns of every field that is set and refused.
@@ -91,5 +97,9 @@ func (r *Refusal) is(path string, fd protoreflect.FieldDescriptor, v protoreflec
 			word = string(e.Name())
 		}
 	}
-	return slices.Contains(r.Values, strings.ToUpper(word))
+	word = strings.ToUpper(word)
+	return slices.ContainsFunc(r.Values, func(v string) bool {
+		head, open := strings.CutSuffix(v, "*")
+		return v == word || open && strings.HasPrefix(word, head)
+	})
 }

@@ -183,6 +183,9 @@ func TestVerdicts(t *testing.T) {
 			"spec.hosts[0] DTR0401, spec.hosts[2] DTR0401"},
 		{api + "VirtualService\nspec: {hosts: ['*'], gateways: [gw], tcp: [{}]}", "note spec.gateways DTR0013"},
 		{api + "VirtualService\nspec: {hosts: [a.com], tcp: [{route: [{destination: {host: a.com}}]}]}", ""},
+		{"apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: x}\nspec: {egress: [{bind: 'unix:///run/x', port: {number: 1, protocol: HTTP, name: a}, hosts: ['*/*']}, " +
+			"{captureMode: NONE, bind: 127.0.0.1, port: {number: 2, protocol: HTTP_PROXY, name: b}, hosts: ['*/*']}, {bind: 127.0.0.1, port: {number: 3, protocol: HTTP, name: c}, hosts: ['*/*']}]}",
+			"warning spec.egress[0].bind " + config.CodeUnsupported + ", warning spec.egress[1].captureMode " + config.CodeUnsupported + ", warning spec.egress[1].port.protocol " + config.CodeUnsupported},
 	} {
 		objects, issues := decode.File("f", []byte(tt.in))
 		if len(issues) > 0 || len(objects) != 1 {

@@ -95,6 +95,9 @@ func Compile(l *listenerv3.Listener) (*Config, error) {
 		addrs = append(addrs, a.GetAddress())
 	}
 	for _, a := range addrs {
+		if p := a.GetPipe(); p != nil {
+			return nil, fmt.Errorf("address: %s: listening on a unix socket is not supported", p.GetPath())
+		}
 		ip, err := netip.ParseAddr(a.GetSocketAddress().GetAddress())
 		if err != nil {
 			return nil, fmt.Errorf("address: %w", err)

@@ -137,6 +137,7 @@ func TestRefuses(t *testing.T) {
 		want string
 	}{
 		"no address":  {&listenerv3.Listener{}, "address"},
+		"unix socket": {&listenerv3.Listener{Address: &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: "/run/x"}}}}, "/run/x: listening on a unix socket"},
 		"no filters":  {at("1.1.1.1", 1, &listenerv3.FilterChain{}), "filter_chains[0] (): no filters"},
 		"weighted":    {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, weighted)}}), "names no cluster"},
 		"metadata":    {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, metadata)}}), "metadata_match is not supported"},
