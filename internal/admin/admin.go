@@ -87,6 +87,7 @@ type Handler struct {
 	start time.Time
 	paths map[string]path
 	next  http.Handler
+	texts texts
 }
 
 // path is one path of the API.

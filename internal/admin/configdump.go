@@ -3,15 +3,14 @@ package admin
 import (
 	"net/http"
 	"regexp"
+	"slices"
 	"time"
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
-	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -33,6 +32,18 @@ type dump struct {
 	applied  *timestamppb.Timestamp
 	rejected map[rejectedKey][]Rejected
 	names    *regexp.Regexp // nil: all
+	hold     bool           // resources are holders for their texts
+}
+
+// resource gives a resource as a dump shows it.
+func resource[M interface {
+	proto.Message
+	GetName() string
+}](d *dump, m M) *anypb.Any {
+	if d.hold {
+		return holder(m.GetName())
+	}
+	return pack(redacted(m))
 }
 
 type rejectedKey struct{ typeURL, name string }
@@ -53,18 +64,32 @@ func (h *Handler) configDump(w http.ResponseWriter, r *http.Request) {
 		k := rejectedKey{x.TypeURL, x.Name}
 		d.rejected[k] = append(d.rejected[k], x)
 	}
-	sections := []proto.Message{h.bootstrap(), d.clusters()}
-	if r.URL.Query().Has("include_eds") {
-		sections = append(sections, d.endpoints(h.state.Endpoints()))
+	if q := r.URL.Query(); len(d.rejected) == 0 && names == nil && !q.Has("include_eds") && !q.Has("resource") && !q.Has("mask") {
+		if err := h.wholeDump(w, d); err != nil {
+			fail(w, http.StatusInternalServerError, "can't be shown as JSON: "+err.Error())
+		}
+		return
 	}
-	sections = append(sections, d.listeners(), &adminv3.ScopedRoutesConfigDump{}, d.routes(), &adminv3.SecretsConfigDump{})
+	sections := h.sections(d)
+	if r.URL.Query().Has("include_eds") {
+		sections = slices.Insert(sections, 2, proto.Message(d.endpoints(h.state.Endpoints())))
+	}
 	chosen, err := choose(sections, r.URL.Query().Get("resource"), r.URL.Query().Get("mask"))
 	if err != nil {
 		fail(w, err.status, err.text)
 		return
 	}
+	writeSections(w, chosen)
+}
+
+// sections gives the dump's sections but the endpoints', in Envoy's order.
+func (h *Handler) sections(d *dump) []proto.Message {
+	return []proto.Message{h.bootstrap(), d.clusters(), d.listeners(), &adminv3.ScopedRoutesConfigDump{}, d.routes(), &adminv3.SecretsConfigDump{}}
+}
+
+func writeSections(w http.ResponseWriter, sections []proto.Message) {
 	out := &adminv3.ConfigDump{}
-	for _, m := range chosen {
+	for _, m := range sections {
 		out.Configs = append(out.Configs, pack(m))
 	}
 	writeProto(w, out, false)
@@ -134,7 +159,7 @@ func (d *dump) clusters() *adminv3.ClustersConfigDump {
 		if d.wants(c.GetName()) {
 			out.DynamicActiveClusters = append(out.DynamicActiveClusters, &adminv3.ClustersConfigDump_DynamicCluster{
 				VersionInfo: d.snapshot.Version,
-				Cluster:     pack(redacted[*clusterv3.Cluster](c)),
+				Cluster:     resource(d, c),
 				LastUpdated: d.applied,
 				ErrorState:  d.take(clusterType, c.GetName()),
 			})
@@ -169,7 +194,7 @@ func (d *dump) listeners() *adminv3.ListenersConfigDump {
 				Name: l.GetName(),
 				ActiveState: &adminv3.ListenersConfigDump_DynamicListenerState{
 					VersionInfo: d.snapshot.Version,
-					Listener:    pack(redacted[*listenerv3.Listener](l)),
+					Listener:    resource(d, l),
 					LastUpdated: d.applied,
 				},
 				ErrorState: d.take(listenerType, l.GetName()),
@@ -190,7 +215,7 @@ func (d *dump) routes() *adminv3.RoutesConfigDump {
 		if d.wants(c.GetName()) {
 			out.DynamicRouteConfigs = append(out.DynamicRouteConfigs, &adminv3.RoutesConfigDump_DynamicRouteConfig{
 				VersionInfo: d.snapshot.Version,
-				RouteConfig: pack(redacted[*routev3.RouteConfiguration](c)),
+				RouteConfig: resource(d, c),
 				LastUpdated: d.applied,
 				ErrorState:  d.take(routeType, c.GetName()),
 			})

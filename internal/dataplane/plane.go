@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+
 	"detour.dev/detour/internal/dataplane/cluster"
 	"detour.dev/detour/internal/dataplane/lb"
 	"detour.dev/detour/internal/dataplane/listener"
@@ -69,8 +71,9 @@ type state struct {
 	tables    map[string]*route.Table
 	listeners *listener.Set
 	configs   map[string]*listener.Config
-	declared  map[netip.Addr]bool     // addresses that belong to a declared host
-	names     map[string][]netip.Addr // declared hosts' addresses
+	made      map[*listenerv3.Listener]*listener.Config // what each good message of the snapshot was compiled to
+	declared  map[netip.Addr]bool                       // addresses that belong to a declared host
+	names     map[string][]netip.Addr                   // declared hosts' addresses
 }
 
 // registryOnly tells whether the snapshot refuses what nothing declares.
@@ -108,10 +111,10 @@ func (p *Plane) Set(s *xds.Snapshot) xds.Result {
 	defer p.updates.Unlock()
 	old := p.state.Load()
 	var bad []xds.Rejection
-	st := &state{snapshot: s, tables: map[string]*route.Table{}, configs: map[string]*listener.Config{},
+	st := &state{snapshot: s, tables: map[string]*route.Table{}, configs: map[string]*listener.Config{}, made: map[*listenerv3.Listener]*listener.Config{},
 		unserved: map[string]bool{}, declared: map[netip.Addr]bool{}, names: map[string][]netip.Addr{}}
 	for _, rc := range s.Routes {
-		t, refused := route.Compile(rc, s.Foreign)
+		t, refused := route.Recompile(old.tables[rc.GetName()], rc, s.Foreign)
 		for _, err := range refused {
 			bad = append(bad, xds.Rejection{TypeURL: routeType, Name: rc.GetName(), Reason: err.Error()})
 		}
@@ -119,7 +122,10 @@ func (p *Plane) Set(s *xds.Snapshot) xds.Result {
 	}
 	var all []*listener.Config
 	for _, l := range s.Listeners {
-		c, err := listener.Compile(l)
+		c, err := old.made[l], error(nil)
+		if c == nil {
+			c, err = listener.Compile(l)
+		}
 		if err != nil {
 			bad = append(bad, xds.Rejection{TypeURL: listenerType, Name: l.GetName(), Reason: err.Error()})
 			if c = old.configs[l.GetName()]; c == nil {
@@ -127,6 +133,7 @@ func (p *Plane) Set(s *xds.Snapshot) xds.Result {
 			}
 		}
 		if err == nil {
+			st.made[l] = c
 			for _, err := range c.Refused {
 				bad = append(bad, xds.Rejection{TypeURL: listenerType, Name: l.GetName(), Reason: err.Error()})
 			}

@@ -14,6 +14,8 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"detour.dev/detour/internal/dataplane/codec/http1"
 )
@@ -26,6 +28,13 @@ type Table struct {
 	suffix     []wildcards      // "*.example.com", longest first
 	prefix     []wildcards      // "example.*", longest first
 	any        *host            // "*"
+
+	made map[*routev3.VirtualHost]*host // by the message that each was compiled from
+	head *routev3.RouteConfiguration    // the configuration without its virtual hosts
+	// foreign and refused are Compile's.
+	foreign bool
+	refused []error
+	from    *routev3.RouteConfiguration
 }
 
 // wildcards are the wildcard domains whose fixed part has one length.
@@ -35,8 +44,9 @@ type wildcards struct {
 }
 
 type host struct {
-	name   string
-	routes []*Route
+	name    string
+	routes  []*Route
+	refused []error
 }
 
 // Route is where a request goes. It is immutable.
@@ -106,20 +116,29 @@ type Query struct {
 // Compile makes a Table. A route that can't be served answers 501, alone: refused names each and why. foreign says that
 // the snapshot is not of detour's own compiler, so that nothing marks the routes without retries of their own.
 func Compile(rc *routev3.RouteConfiguration, foreign bool) (t *Table, refused []error) {
-	t = &Table{Name: rc.GetName(), ignorePort: rc.GetIgnorePortInHostMatching(), exact: map[string]*host{}}
+	return Recompile(nil, rc, foreign)
+}
+
+// Recompile is Compile, and takes over from an earlier Table of the same name the virtual hosts whose messages are the same
+// pointers. old may be nil.
+func Recompile(old *Table, rc *routev3.RouteConfiguration, foreign bool) (t *Table, refused []error) {
+	if old != nil && old.from == rc && old.foreign == foreign {
+		return old, old.refused
+	}
+	t = &Table{made: make(map[*routev3.VirtualHost]*host, len(rc.GetVirtualHosts())), head: withoutHosts(rc), foreign: foreign, from: rc,
+		Name: rc.GetName(), ignorePort: rc.GetIgnorePortInHostMatching(), exact: map[string]*host{}}
 	scope := configScope(rc, foreign)
+	keep := old != nil && old.foreign == foreign && proto.Equal(old.head, t.head)
 	for _, vh := range rc.GetVirtualHosts() {
-		h := &host{name: vh.GetName()}
-		inner := scope.virtualHost(vh)
-		for i, r := range vh.GetRoutes() {
-			c, err := compileRoute(r, inner)
-			if err != nil {
-				refused = append(refused, fmt.Errorf("virtual_hosts[%s].routes[%d]: %w", vh.GetName(), i, err))
-				c = c.refuse(err)
-			}
-			c.belong(h.name, slices.Contains(vh.GetDomains(), "*"))
-			h.routes = append(h.routes, c)
+		var h *host
+		if keep {
+			h = old.made[vh]
 		}
+		if h == nil {
+			h = compileHost(vh, scope)
+		}
+		t.made[vh] = h
+		refused = append(refused, h.refused...)
 		for _, d := range vh.GetDomains() {
 			if !t.add(strings.ToLower(d), h) {
 				refused = append(refused, fmt.Errorf("virtual_hosts[%s]: the domain %q has a virtual host already", vh.GetName(), d))
@@ -129,7 +148,35 @@ func Compile(rc *routev3.RouteConfiguration, foreign bool) (t *Table, refused []
 	longestFirst := func(a, b wildcards) int { return b.length - a.length }
 	slices.SortFunc(t.suffix, longestFirst)
 	slices.SortFunc(t.prefix, longestFirst)
+	t.refused = refused
 	return t, refused
+}
+
+// withoutHosts gives all that a virtual host's routes inherit from their configuration.
+func withoutHosts(rc *routev3.RouteConfiguration) *routev3.RouteConfiguration {
+	out := &routev3.RouteConfiguration{}
+	rc.ProtoReflect().Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if fd.Name() != "virtual_hosts" {
+			out.ProtoReflect().Set(fd, v)
+		}
+		return true
+	})
+	return out
+}
+
+func compileHost(vh *routev3.VirtualHost, s scope) *host {
+	h := &host{name: vh.GetName()}
+	inner := s.virtualHost(vh)
+	for i, r := range vh.GetRoutes() {
+		c, err := compileRoute(r, inner)
+		if err != nil {
+			h.refused = append(h.refused, fmt.Errorf("virtual_hosts[%s].routes[%d]: %w", vh.GetName(), i, err))
+			c = c.refuse(err)
+		}
+		c.belong(h.name, slices.Contains(vh.GetDomains(), "*"))
+		h.routes = append(h.routes, c)
+	}
+	return h
 }
 
 // refuse gives what stands in a refused route's place: it takes the requests that the route would take, as far as its
