@@ -232,3 +232,12 @@ func (c *compiler) faultDefault(istio *typev3.FractionalPercent) *typev3.Fractio
 	}
 	return &typev3.FractionalPercent{Numerator: 100}
 }
+
+// appendWord belongs to deviation 3: istiod appends a word of retry_on even to nothing, and Envoy skips the empty word
+// before the comma. detour writes none.
+func (c *compiler) appendWord(list, word string) string {
+	if list == "" && !c.group.CompatIstio {
+		return word
+	}
+	return list + "," + word
+}

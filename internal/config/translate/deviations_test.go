@@ -3,6 +3,9 @@ package translate_test
 //lint:file-ignore SA1019 istiod emits fields that Envoy calls deprecated
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"strings"
 	"testing"
 
@@ -278,6 +281,66 @@ spec:
 		if got := len([]*xds.Snapshot{own, istio}[i].Endpoints[0].Endpoints[0].LbEndpoints); got != want {
 			t.Errorf("%d endpoints, want %d", got, want)
 		}
+	}
+	for i, want := range []string{"192.0.2.1 192.0.2.2", "192.0.2.2"} {
+		var got []string
+		for _, rc := range []*xds.Snapshot{own, istio}[i].Routes {
+			for _, vh := range rc.VirtualHosts {
+				for _, d := range vh.Domains {
+					if strings.HasPrefix(d, "192.") {
+						got = append(got, d)
+					}
+				}
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("routed addresses %q, want %q", got, want)
+		}
+	}
+}
+
+// TestDeviationRetryOn: codes alone need no comma before their word.
+func TestDeviationRetryOn(t *testing.T) {
+	own, istio := both(t, entry+`
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: a}
+spec: {hosts: [a.example.com], http: [{route: [{destination: {host: a.example.com}}], retries: {attempts: 2, retryOn: "503"}}]}
+`)
+	for i, want := range []string{"retriable-status-codes", ",retriable-status-codes"} {
+		p := routeOf(t, []*xds.Snapshot{own, istio}[i], "a.example.com").GetRoute().RetryPolicy
+		if p.RetryOn != want || len(p.RetriableStatusCodes) != 1 {
+			t.Errorf("%v, want retry_on %q", p, want)
+		}
+	}
+}
+
+// TestEveryDeviationIsShown: each function of deviations.go has a test that shows both outputs.
+func TestEveryDeviationIsShown(t *testing.T) {
+	shown := map[string]func(*testing.T){
+		"ejectAllButTheLast": TestDeviationMaxEjectionPercent, "namesFollowEndpoints": TestDeviationEndpointNames,
+		"nameEndpoints": TestDeviationEndpointByAddress, "rewritesHost": TestDeviationEndpointNames,
+		"verifyStatedName": TestDeviationStatedSNI, "certificatesByFile": TestDeviationFilesNotSDS,
+		"destinationPort": TestDeviationDestinationPort, "namedAddresses": TestDeviationTwoAddresses,
+		"copiesOf": TestDeviationTwoAddresses, "typedDNSCluster": TestDeviationTypedDNS, "limitByClient": TestDeviationTypedDNS,
+		"updateFrequency": TestDeviationUpdateFrequency, "takesAnyAddress": TestDeviationTCPWithoutAddress,
+		"blocked": TestDeviationCredentialName, "faultDefault": TestDeviationFault, "appendWord": TestDeviationRetryOn,
+	}
+	helpers := map[string]bool{"dnsJitter": true, "annotated": true, "fileSource": true}
+	file, err := parser.ParseFile(token.NewFileSet(), "deviations.go", nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range file.Decls {
+		if fn, ok := d.(*ast.FuncDecl); ok && !helpers[fn.Name.Name] {
+			if shown[fn.Name.Name] == nil {
+				t.Errorf("%s: no test shows what it changes", fn.Name.Name)
+			}
+			delete(shown, fn.Name.Name)
+		}
+	}
+	for name := range shown {
+		t.Errorf("%s is gone", name)
 	}
 }
 

@@ -80,7 +80,7 @@ func (c *compiler) retryPolicy(r *networking.HTTPRetry, hashed bool) *routev3.Re
 }
 
 // parseRetryOn parts the words of retryOn from the status codes in it. A number that is no status stays a word, as
-// istiod has it. Codes need a word of their own to count: istiod appends it even to nothing, and Envoy skips the empty word.
+// istiod has it. Codes need a word of their own to count.
 func (c *compiler) parseRetryOn(s string) (on string, codes []uint32) {
 	var words []string
 	for _, w := range strings.Split(s, ",") {
@@ -93,10 +93,7 @@ func (c *compiler) parseRetryOn(s string) (on string, codes []uint32) {
 	}
 	on = strings.Join(words, ",")
 	if len(codes) > 0 && !strings.Contains(on, codesOnly) {
-		if on != "" || c.group.CompatIstio {
-			on += ","
-		}
-		on += codesOnly
+		on = c.appendWord(on, codesOnly)
 	}
 	return on, codes
 }
