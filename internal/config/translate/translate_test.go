@@ -23,7 +23,6 @@ import (
 	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/config/decode"
 	"detour.dev/detour/internal/config/translate"
-	judge "detour.dev/detour/internal/config/validate"
 	"detour.dev/detour/internal/xds"
 )
 
@@ -277,44 +276,4 @@ func sorted(t *testing.T, s *xds.Snapshot) {
 	if !slices.IsSorted(names) || len(slices.Compact(slices.Clone(names))) != len(names) {
 		t.Errorf("names are not sorted, or occur twice: %q", names)
 	}
-}
-
-func FuzzTranslate(f *testing.F) {
-	for _, pattern := range []string{"testdata/golden/*.yaml", "../../../testdata/conformance/cases/*/config.yaml"} {
-		files, _ := filepath.Glob(pattern)
-		for _, name := range files {
-			if b, err := os.ReadFile(name); err == nil {
-				f.Add(b)
-			}
-		}
-	}
-	f.Fuzz(func(t *testing.T, in []byte) {
-		objs, _ := decode.File("fuzz.yaml", in)
-		set := acceptable(objs)
-		for _, compat := range []bool{false, true} {
-			g := inEast()
-			g.CompatIstio, g.IPv6 = compat, !compat
-			s, _ := translate.Translate(set, g)
-			if err := validate(s); err != nil {
-				t.Errorf("Envoy would refuse this: %v", err)
-			}
-			if again, _ := translate.Translate(set, g); again.Version != s.Version {
-				t.Error("two runs differ")
-			}
-		}
-	})
-}
-
-// acceptable makes a set of the objects that may be served: what validation refuses never reaches translation, but by
-// `translate --compat istio`, which need not survive Envoy.
-func acceptable(objs []*config.Object) *config.Set {
-	seen := map[config.Key]bool{}
-	var keep []*config.Object
-	for _, o := range objs {
-		if v := judge.Object(o); !seen[o.Key] && !v.Rejected && !v.Ignored {
-			seen[o.Key] = true
-			keep = append(keep, o)
-		}
-	}
-	return config.NewSet(keep, nil, nil)
 }
