@@ -21,5 +21,5 @@
 //
 // Each worker is one goroutine with its own event loop (event/), its own connections, pools and buffers. What workers
 // share is immutable and swapped by atomic pointers (the compiled snapshot, HostSets), or made of atomics (Host, stats).
-// Locks are taken only where something fails or changes.
+// Locks are taken only where something fails or changes, or a limit is reached.
 package dataplane

@@ -92,6 +92,13 @@ func New(o Options) (*Plane, error) {
 		p.workers = append(p.workers, w)
 		go w.d.Run()
 	}
+	var peers []*upstream.Pools
+	for _, w := range p.workers {
+		peers = append(peers, w.pools)
+	}
+	for _, w := range p.workers {
+		w.d.Post(func() { w.pools.Peers = peers })
+	}
 	o.Clusters.OnEject(p.closeIdle)
 	o.Clusters.OnRemove(p.closeIdle)
 	return p, nil

@@ -131,6 +131,8 @@ func (l *Limit) Max() uint32 { return l.max.Load() }
 // Requests are counted only while they are limited, to spare the workers a shared counter.
 type Breaker struct {
 	Connections, Pending, Requests, Retries Limit
+	// Wishes are for places among the connections.
+	Wishes Wishes
 }
 
 // RetryBudget is circuit_breakers.retry_budget, which stands in for max_retries.

@@ -19,21 +19,26 @@ type Queued interface{ Room() }
 // roomFor takes a place among the cluster's connections. Where there is none, an idle connection to another endpoint makes
 // room.
 func (p *Pools) roomFor(c *cluster.Cluster) bool {
-	limit := &c.Breaker().Connections
-	if limit.TryAcquire() {
+	b := c.Breaker()
+	if p.grant == b { // counted already
+		p.grant = nil
 		return true
 	}
-	if idle := p.idleOf(c.Breaker()); idle != nil {
+	took := b.Connections.TryAcquire()
+	if idle := p.idleOf(b); !took && idle != nil {
 		idle.Close()
-		return limit.TryAcquire()
+		took = b.Connections.TryAcquire()
 	}
-	return false
+	if took {
+		p.hold(b, 1)
+	}
+	return took
 }
 
 // HasRoom says whether an attempt would find a place, or an idle connection.
 func (p *Pools) HasRoom(c *cluster.Cluster) bool {
-	limit := &c.Breaker().Connections
-	return limit.Active() < int64(limit.Max()) || p.idleOf(c.Breaker()) != nil
+	b := c.Breaker()
+	return p.grant == b || b.Connections.Active() < int64(b.Connections.Max()) || p.idleOf(b) != nil
 }
 
 // idleOf gives an idle connection that holds one of the breaker's places, or nil.
@@ -48,14 +53,19 @@ func (p *Pools) idleOf(b *cluster.Breaker) *Conn {
 	return nil
 }
 
-// release gives a place back.
+// release gives a place back, or to another worker.
 func (p *Pools) release(c *cluster.Cluster) {
-	c.Breaker().Connections.Release()
-	p.wake(c)
+	b := c.Breaker()
+	p.hold(b, -1)
+	if !p.handOver(b) {
+		b.Connections.Release()
+		p.wake(c)
+	}
 }
 
 // Wait queues a request until it leaves. Room is called when a connection of the cluster may have become free on this
-// worker and nobody has waited longer. The caller looks again by itself now and then, since another worker may free one.
+// worker and nobody has waited longer. The caller looks again by itself now and then, since another worker may free one, and
+// asks for it (Ask) where it finds none.
 func (p *Pools) Wait(c *cluster.Cluster, q Queued) {
 	if p.queued == nil {
 		p.queued = map[*cluster.Breaker][]Queued{}
@@ -63,6 +73,8 @@ func (p *Pools) Wait(c *cluster.Cluster, q Queued) {
 	p.queued[c.Breaker()] = append(p.queued[c.Breaker()], q)
 	if p.HasRoom(c) {
 		p.wake(c)
+	} else {
+		p.Ask(c, q)
 	}
 }
 
@@ -79,6 +91,7 @@ func (p *Pools) Leave(c *cluster.Cluster, q Queued) {
 	}
 	if len(p.queued[b]) == 0 {
 		delete(p.queued, b)
+		p.unwish(b)
 	}
 }
 

@@ -28,10 +28,15 @@ type Pools struct {
 	Compat bool
 	// Via is the forward proxy that detour's own connections must take, nil for none.
 	Via *ForwardProxy
+	// Peers are the pools of all workers, set on the loop before any connection. One that serves alone needs none.
+	Peers []*Pools
 
 	hosts   map[*lb.Host]*hostPool
 	dialing map[*Dial]struct{}
 	queued  map[*cluster.Breaker][]Queued // requests without a connection, in order
+	places  map[*cluster.Breaker]int      // among the clusters' connections that are this worker's
+	wishes  map[*cluster.Breaker]*cluster.Wish
+	grant   *cluster.Breaker // a place there was just handed over
 	peek    [1]byte
 }
 
@@ -97,6 +102,10 @@ func (p *Pools) Put(c *Conn) {
 	hp := p.hosts[c.Host]
 	cfg := c.Cluster.Config()
 	if c.closed || hp == nil || cfg.ProxyProtocol != 0 || c.Host.Removed() || c.Host.Ejected() || c.Sock.PeerClosed() || p.worn(c, cfg) || len(hp.idle) >= maxIdlePerHost {
+		c.Close()
+		return
+	}
+	if c.counted && p.wished(c.Cluster.Breaker()) {
 		c.Close()
 		return
 	}

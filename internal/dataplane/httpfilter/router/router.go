@@ -297,6 +297,7 @@ func (r *Router) queue() {
 // Room implements upstream.Queued. Without room the request keeps its place in the queue.
 func (r *Router) Room() {
 	if !r.p.HasRoom(r.cluster) {
+		r.p.Ask(r.cluster, r)
 		r.timer.Schedule(lookAgain)
 		return
 	}
