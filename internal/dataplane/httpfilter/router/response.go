@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 
+	"golang.org/x/sys/unix"
+
 	"detour.dev/detour/internal/dataplane/codec/http1"
 	"detour.dev/detour/internal/dataplane/event"
 	"detour.dev/detour/internal/dataplane/lb"
@@ -305,12 +307,14 @@ func (r *Router) upstreamEnded(err error) {
 }
 
 // nothingArrived says whether it is proved that nothing of the request can have been processed: none of it was written,
-// or the peer's FIN came with none of it acknowledged. A reset proves nothing: the request may have been read first.
+// or the peer's FIN came with none of it acknowledged. A reset proves nothing: the request may have been read first. One that
+// came after the FIN is told apart by EPIPE, which Linux gives for a reset in CLOSE_WAIT, and ECONNRESET for one before.
 func (r *Router) nothingArrived(c *upstream.Conn, err error) bool {
 	if !c.Written() {
 		return true
 	}
-	return (err == io.EOF || tlstransport.IsTruncated(err)) && c.Acked() == upstream.AckNone
+	ended := err == io.EOF || tlstransport.IsTruncated(err) || errors.Is(err, unix.EPIPE)
+	return ended && c.Acked() == upstream.AckNone
 }
 
 func (r *Router) clientGone() {
