@@ -25,6 +25,7 @@ type actor struct {
 	hosts  map[string]string // addresses of the declared hosts
 	engine string            // "envoy" or "detour"
 	proxy  *proxy            // detour's; nil for Envoy
+	ready  time.Time         // when the engine was
 
 	mu       sync.Mutex
 	notes    []string
@@ -85,7 +86,7 @@ func (a *actor) serve(addr string, u stub) {
 	if u.refused {
 		return
 	}
-	a.w.app.listen(a.t, addr, func(c net.Conn) {
+	a.w.app.listen(a.t, strings.ReplaceAll(addr, "SCRATCH", a.w.scratch), func(c net.Conn) {
 		limit(c)
 		if u.raw != nil {
 			u.raw(a, addr, c)

@@ -25,6 +25,7 @@ import (
 	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/config/decode"
 	"detour.dev/detour/internal/dns/dnstest"
+	"detour.dev/detour/internal/testcert"
 )
 
 // This file holds the embedded engine against a real Envoy: both get the same configuration (Envoy as a static bootstrap
@@ -111,7 +112,7 @@ func (p parity) play(t *testing.T, envoy string, spoil map[string]string) (notes
 			maps.Copy(upstreams, p.upstreams)
 		}
 		for _, addr := range slices.Sorted(maps.Keys(upstreams)) {
-			a.serve(strings.ReplaceAll(addr, "SCRATCH", w.scratch), upstreams[addr])
+			a.serve(addr, upstreams[addr])
 		}
 		locality := p.locality
 		if locality == "" {
@@ -128,8 +129,9 @@ func (p parity) play(t *testing.T, envoy string, spoil map[string]string) (notes
 		if envoy != "" {
 			w.envoyIn(envoy, flags)
 		} else {
-			a.proxy = w.proxyIn("", append(flags, "--compat", "envoy")...)
+			a.proxy = w.proxyIn("", append(flags, "--compat", "envoy", "--concurrency", "1")...) // as Envoy's
 		}
+		a.ready = time.Now()
 		p.script(a)
 		a.close()
 		notes = a.notes
@@ -181,6 +183,10 @@ func declared(t *testing.T, text string) map[string]string {
 func newPlainWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, scratch: t.TempDir(), app: newNamespace(t)}
+	var err error
+	if w.ca, err = testcert.NewCA("parity tests"); err != nil {
+		t.Fatal(err)
+	}
 	w.dir = filepath.Join(w.scratch, "config")
 	if err := os.Mkdir(w.dir, 0o755); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,166 @@
+//go:build linux
+
+package feature
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"detour.dev/detour/internal/testcert"
+)
+
+// echoHex is echo for bytes that are no text, but for the client's port, which is chance.
+func echoHex(_ *actor, addr string, c net.Conn) {
+	b, err := io.ReadAll(c)
+	if err != nil {
+		return
+	}
+	if len(b) > 28 {
+		b[24], b[25] = 0, 0 // version 2: the source's port
+	}
+	fmt.Fprintf(c, "%s got %s", addr, hex.EncodeToString(b))
+}
+
+func TestParityTCP(t *testing.T) {
+	parity{config: "tcp", flags: []string{"--labels", "app=web"},
+		upstreams: map[string]stub{
+			"10.1.0.1:7000": {raw: echo}, "10.1.0.1:7001": {raw: echo}, "10.1.0.2:7000": {raw: echo}, "10.1.0.3:7000": {raw: echo},
+			"10.1.0.4:8080": {raw: answerAny}, "10.1.0.5:7000": {raw: echo}, "10.1.0.5:8080": {raw: proxied}, "10.1.0.6:7000": {raw: echoHex},
+			"SCRATCH/s": {body: "from a unix socket"}, "10.202.0.1:9002": {raw: echo},
+		},
+		script: func(a *actor) {
+			a.talk("weights", "10.200.17.1:9000", "x", 600)
+			a.exchange("match", "10.200.17.1:9001", "hello")
+			a.exchange("second", "10.200.17.2:9000", "hello")
+			a.exchange("outside", "10.202.0.1:9002", "hello")
+			a.exchange("nobody", "10.202.0.2:9002", "hello")
+			a.get("http://unnamed.test:9003/path")
+			a.exchange("proxy v1", "10.200.17.5:9000", "hello")
+			a.exchange("proxy v2", "10.200.17.6:9000", "hello")
+			a.do(call{url: "http://proxied.test:9005/"})
+			a.get("http://unix.test/path")
+		}}.run(t)
+}
+
+// answerAny answers requests by their first line, and all else with its bytes.
+func answerAny(_ *actor, addr string, c net.Conn) {
+	b := make([]byte, 1000)
+	n, err := c.Read(b)
+	if err != nil {
+		return
+	}
+	line, _, _ := strings.Cut(string(b[:n]), "\r\n")
+	fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nx-first-line: %q\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", line)
+}
+
+// proxied wants a PROXY header of version 1 and answers the request after it.
+func proxied(_ *actor, _ string, c net.Conn) {
+	b := make([]byte, 1000)
+	n, err := c.Read(b)
+	if err != nil {
+		return
+	}
+	f := strings.Fields(string(b[:n]))
+	if len(f) < 5 {
+		f = append(f, "", "", "", "", "")
+	}
+	fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nx-proxy: %s %s %s %s\r\ncontent-length: 0\r\n\r\n", f[0], f[1], f[2], f[3])
+}
+
+func TestParitySNI(t *testing.T) {
+	parity{config: "sni", flags: []string{"--labels", "app=web"},
+		prepare: func(w *world) map[string]stub {
+			out := map[string]stub{}
+			for addr, name := range map[string]string{"10.1.0.1:7443": "one.test", "10.1.0.2:7443": "two.test", "10.1.0.3:443": "a.wild.test", "10.1.0.4:443": "else.test"} {
+				out[addr] = stub{raw: echoTLS(w, name)}
+			}
+			return out
+		},
+		script: func(a *actor) {
+			a.handshake("by name", "10.1.0.1:443", "one.test", "hello")
+			a.handshake("another", "10.1.0.4:443", "two.test", "hello")
+			a.handshake("wildcard", "10.1.0.3:443", "a.wild.test", "hello")
+			a.handshake("undeclared", "10.1.0.4:443", "else.test", "hello")
+			a.handshake("no name", "10.1.0.4:443", "", "hello")
+			seen := map[bool]int{}
+			for range 40 {
+				before := len(a.notes)
+				a.handshake("split", "10.1.0.4:443", "split.one.test", "hello")
+				seen[strings.Contains(a.notes[before], "two.test")]++
+				a.notes = a.notes[:before]
+			}
+			a.note("split: both %v", seen[true] > 5 && seen[false] > 5)
+		}}.run(t)
+}
+
+// echoTLS speaks TLS with a certificate for the name and answers what it got.
+func echoTLS(w *world, name string) func(*actor, string, net.Conn) {
+	cfg := serverTLS(w, name)
+	return func(_ *actor, addr string, c net.Conn) {
+		tc := tls.Server(c, cfg)
+		b, err := io.ReadAll(tc)
+		if err == nil {
+			fmt.Fprintf(tc, "%s got %s", addr, b)
+		}
+		_ = tc.CloseWrite()
+	}
+}
+
+func serverTLS(w *world, name string) *tls.Config {
+	w.t.Helper()
+	pair := w.pair(name)
+	cert, err := pair.TLS()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}}
+}
+
+func TestParityTLSOrigination(t *testing.T) {
+	parity{config: "tls",
+		prepare: func(w *world) map[string]stub {
+			w.caFile()
+			other, err := testcert.NewCA("another")
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			if _, err := other.WriteFile(w.scratch, "other.crt"); err != nil {
+				w.t.Fatal(err)
+			}
+			if _, _, err := w.pair("client.example").WriteFiles(w.scratch, "client"); err != nil {
+				w.t.Fatal(err)
+			}
+			server := w.pair("up.example")
+			cert, err := server.TLS()
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			crl, err := w.ca.CRL(server)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(w.scratch, "ca.crl"), crl, 0o644); err != nil {
+				w.t.Fatal(err)
+			}
+			pool := x509.NewCertPool()
+			pool.AddCert(w.ca.Cert)
+			plain := &tls.Config{Certificates: []tls.Certificate{cert}, MaxVersion: tls.VersionTLS12}
+			mutual := &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
+			return map[string]stub{"10.1.0.1:7443": {tls: plain, greet: true}, "10.1.0.1:7444": {tls: mutual, greet: true}, "10.1.0.1:8080": {}}
+		},
+		script: func(a *actor) {
+			for port := 80; port <= 87; port++ {
+				c := call{url: fmt.Sprintf("http://tls.test:%d/", port)}
+				a.do(c)
+			}
+			a.get("http://sans.test/")
+		}}.run(t)
+}
