@@ -104,11 +104,14 @@ func (p *HashPolicy) header(q *Query) (uint64, bool) {
 		return xxhash.Sum64(values[0]), true
 	}
 	slices.SortFunc(values, bytes.Compare)
-	d := xxhash.New()
+	// Each value is hashed with the hash of those before it as seed (Envoy's HashUtil::xxHash64 of a span).
+	h := uint64(0)
 	for _, v := range values {
+		d := xxhash.NewWithSeed(h)
 		_, _ = d.Write(v)
+		h = d.Sum64()
 	}
-	return d.Sum64(), true
+	return h, true
 }
 
 func (p *HashPolicy) rewritten(v []byte) []byte {
