@@ -2,6 +2,7 @@ package decode
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -91,6 +92,9 @@ func (r *reader) object(d *document, prefix string, m map[string]any, duplicates
 	default:
 		o.problem(config.CodeWrongType, "spec", "wants a mapping, got %s", describe(spec))
 	}
+	if w, ok := res.Spec.(*networking.WorkloadEntry); ok {
+		mergeLabels(w, res.Labels)
+	}
 	if status, ok := m["status"].(map[string]any); ok && o.key.Kind == config.ServiceEntry {
 		res.Status = serviceEntryStatus(status)
 	}
@@ -99,6 +103,14 @@ func (r *reader) object(d *document, prefix string, m map[string]any, duplicates
 		return
 	}
 	o.report(d, prefix, false, hosts(m))
+}
+
+// mergeLabels adds metadata.labels to a WorkloadEntry's own; they count before them (istiod: ConvertWorkloadEntry).
+func mergeLabels(w *networking.WorkloadEntry, labels map[string]string) {
+	if w.Labels == nil && len(labels) > 0 {
+		w.Labels = make(map[string]string, len(labels))
+	}
+	maps.Copy(w.Labels, labels)
 }
 
 var topLevel = []string{"apiVersion", "kind", "metadata", "spec", "status"}

@@ -39,3 +39,44 @@ func TestWorkloadSelector(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// TestWorkloadLabels: metadata.labels of a WorkloadEntry count as its own do, and before them, for selectors and subsets.
+func TestWorkloadLabels(t *testing.T) {
+	s, _ := compile(t, `
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: a}
+spec:
+  hosts: [a.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  workloadSelector: {labels: {app: db}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: one, labels: {app: db, version: v2}}
+spec: {address: 192.0.2.1}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: two, labels: {version: v1}}
+spec: {address: 192.0.2.2, labels: {app: db, version: v2}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: a}
+spec: {host: a.example.com, subsets: [{name: v2, labels: {version: v2}}]}
+`, inEast())
+	got := map[string][]string{}
+	for _, a := range s.Endpoints {
+		for _, group := range a.Endpoints {
+			for _, e := range group.LbEndpoints {
+				got[a.ClusterName] = append(got[a.ClusterName], e.GetEndpoint().Address.GetSocketAddress().Address)
+			}
+		}
+	}
+	want := map[string][]string{"outbound|80||a.example.com": {"192.0.2.1", "192.0.2.2"}, "outbound|80|v2|a.example.com": {"192.0.2.1"}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
