@@ -268,7 +268,7 @@ func (b *listenerBuilder) merge(pl *listenerPlan, s *service, p servicePort, cha
 	for _, ch := range chains {
 		key := ch.key()
 		if pl.keys[key] {
-			if pl.owner != s {
+			if pl.owner != s && !pl.has(ch) {
 				b.conflict(s, p, pl.owner)
 			}
 			continue
@@ -276,6 +276,15 @@ func (b *listenerBuilder) merge(pl *listenerPlan, s *service, p servicePort, cha
 		pl.keys[key] = true
 		pl.chains = append(pl.chains, ch)
 	}
+}
+
+// has tells whether a chain is there already that takes the same and does the same with it: one VirtualService's rules
+// for several hosts give each of them the same chains.
+func (pl *listenerPlan) has(ch *chainPlan) bool {
+	key := ch.key()
+	return slices.ContainsFunc(pl.chains, func(have *chainPlan) bool {
+		return have.key() == key && slices.EqualFunc(have.filters, ch.filters, func(a, b *listenerv3.Filter) bool { return proto.Equal(a, b) })
+	})
 }
 
 // conflict tells that a service does not get a port because another has all of it.
