@@ -23,12 +23,33 @@ type Refusal struct {
 }
 
 // NewSet makes a Set. It takes ownership of its arguments. Objects with the same key must not occur twice.
-// vips maps a lower-case service host to its allocated addresses.
+// vips maps a lower-case service host to its allocated addresses. In VirtualServices and DestinationRules the short name
+// of a Kubernetes Service of their namespace is completed: NAME becomes NAME.NAMESPACE.svc.cluster.local.
 func NewSet(objects []*Object, vips map[string]VIPs, refused []Refusal) *Set {
-	s := &Set{objects: map[Kind][]*Object{}, byKey: make(map[Key]*Object, len(objects)), vips: vips, refused: refused}
+	return newSet(objects, vips, refused, nil)
+}
+
+// newSet is NewSet; is tells which short names are completed, nil: those of Services in the Set.
+func newSet(objects []*Object, vips map[string]VIPs, refused []Refusal, is func(name, namespace string) bool) *Set {
+	s := &Set{objects: map[Kind][]*Object{}, byKey: make(map[Key]*Object, len(objects)), vips: vips}
 	for _, o := range objects {
 		s.objects[o.Kind] = append(s.objects[o.Kind], o)
 		s.byKey[o.Key] = o
+	}
+	if is == nil {
+		is = s.service
+	}
+	for _, k := range []Kind{DestinationRule, VirtualService} {
+		for i, o := range s.objects[k] {
+			o = completer{o.Namespace, is}.object(o)
+			s.objects[k][i], s.byKey[o.Key] = o, o
+		}
+	}
+	for _, r := range refused {
+		if r.Key.Kind == DestinationRule || r.Key.Kind == VirtualService {
+			r.Hosts = completer{r.Key.Namespace, is}.hosts(r.Hosts)
+		}
+		s.refused = append(s.refused, r)
 	}
 	for _, list := range s.objects {
 		slices.SortFunc(list, compareAge)

@@ -35,6 +35,9 @@ func NewCompiler(group xds.NodeGroup) *Compiler { return &Compiler{group: group}
 
 // Translate compiles a configuration, as the function Translate does.
 func (m *Compiler) Translate(set *config.Set) (*xds.Snapshot, []config.Issue) {
+	if m.group.CompatIstio {
+		set = set.InCluster()
+	}
 	if m.last == nil || !m.last.patch(set) {
 		if m.last != nil && m.last.set.Mesh() != set.Mesh() {
 			m.last, m.delegations = nil, nil // what everything reads

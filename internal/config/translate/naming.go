@@ -94,8 +94,16 @@ func (c *compiler) names() []xds.Name {
 				addrs = append(addrs, p.Addr())
 			}
 		}
-		if len(addrs) > 0 && !isWildcard(s.host) {
-			out = append(out, xds.Name{Host: s.host, Addrs: addrs})
+		if len(addrs) == 0 || isWildcard(s.host) {
+			continue
+		}
+		out = append(out, xds.Name{Host: s.host, Addrs: addrs})
+		if s.kubernetes() {
+			for _, h := range c.shortNames(s.first) {
+				if h = resolveHost(h); c.byHost[h] == nil { // what is declared under its full name counts
+					out = append(out, xds.Name{Host: h, Addrs: addrs})
+				}
+			}
 		}
 	}
 	slices.SortFunc(out, func(a, b xds.Name) int { return strings.Compare(a.Host, b.Host) })
