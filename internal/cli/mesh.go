@@ -7,6 +7,7 @@ import (
 	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/config/decode"
 	"detour.dev/detour/internal/config/pipeline"
+	"detour.dev/detour/internal/config/validate"
 )
 
 // mesh reads --mesh-config; nil without it. say gets warnings and notes; errors are the returned error.
@@ -19,6 +20,9 @@ func (g *groupFlags) mesh(say func(config.Issue)) (*config.Mesh, error) {
 		return nil, fmt.Errorf("--mesh-config: %w", err)
 	}
 	m, issues := decode.Mesh(g.meshConfig, data)
+	if m != nil {
+		issues = append(issues, validate.Mesh(m)...)
+	}
 	var bad pipeline.Errors
 	for _, i := range issues {
 		if i.Severity == config.Error {

@@ -2,7 +2,7 @@ package config
 
 // Codes of issues that decode, validate and the pipeline find. A code is stable for ever: scripts and suppressions rely
 // on it. Ranges: DTR0001 to 0099 reading and the pipeline, DTR0100 to 0199 analysis, DTR0200 ServiceEntry, DTR0300
-// DestinationRule, DTR0400 VirtualService, DTR0500 translation, DTR0600 Sidecar, DTR0900 what the embedded engine
+// DestinationRule, DTR0400 VirtualService, DTR0500 translation, DTR0600 Sidecar and MeshConfig, DTR0900 what the embedded engine
 // does not serve yet.
 const (
 	CodeSyntax         = "DTR0001"
@@ -61,6 +61,7 @@ const (
 	CodeMirror         = "DTR0413"
 	CodeDelegate       = "DTR0414"
 	CodeSidecar        = "DTR0601"
+	CodeMesh           = "DTR0602"
 	CodeUnsupported    = "DTR0901"
 )
 
@@ -122,5 +123,6 @@ var Codes = map[string]string{
 	CodeMirror:         "mirror is not valid",
 	CodeDelegate:       "delegate is not valid",
 	CodeSidecar:        "The Sidecar is not valid",
+	CodeMesh:           "The MeshConfig is not valid",
 	CodeUnsupported:    "The embedded engine does not serve it yet",
 }

@@ -9,6 +9,7 @@ import (
 type Mesh struct {
 	Spec   *meshconfig.MeshConfig
 	Origin Origin
+	Where  Positions // of its fields; may be nil
 }
 
 // RegistryOnly tells whether destinations that nothing declares are refused (outboundTrafficPolicy); set is false where

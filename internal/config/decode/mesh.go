@@ -46,7 +46,7 @@ func Mesh(name string, data []byte) (*config.Mesh, []config.Issue) {
 }
 
 func (r *reader) mesh(d *document, m map[string]any, duplicates []problem) (*config.Mesh, []config.Issue) {
-	out := &config.Mesh{Spec: &meshconfig.MeshConfig{}, Origin: d.origin()}
+	out := &config.Mesh{Spec: &meshconfig.MeshConfig{}, Origin: d.origin(), Where: d}
 	o := &object{r: r, at: d, origin: out.Origin, problems: duplicates}
 	fields := out.Spec.ProtoReflect().Descriptor().Fields()
 	served := map[string]any{}

@@ -131,8 +131,10 @@ func (c *checker) loadBalancer(path string, lb *networking.LoadBalancerSettings,
 	}
 	c.consistentHash(path+".consistentHash", lb.GetConsistentHash())
 	c.warmup(path, lb)
-	path += ".localityLbSetting"
-	set := lb.LocalityLbSetting
+	c.localityLB(path+".localityLbSetting", lb.LocalityLbSetting, od)
+}
+
+func (c *checker) localityLB(path string, set *networking.LocalityLoadBalancerSetting, od *networking.OutlierDetection) {
 	if set == nil {
 		return
 	}
