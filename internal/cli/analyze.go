@@ -45,7 +45,7 @@ or warnings with --strict, 2 for wrong usage.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
-	c.Flags().StringArrayVarP(&f.paths, "filename", "f", nil, "file, directory, or - for standard input (repeatable)")
+	c.Flags().StringArrayVarP(&f.paths, "filename", "f", nil, "configuration `PATH`: a file, a directory, or - for standard input (repeatable)")
 	f.add(c)
 	c.Flags().BoolVar(&f.allLocalities, "all-localities", false, "try callers in every locality that an endpoint names, and in none")
 	c.Flags().BoolVar(&f.strict, "strict", false, "warnings count as errors; notes never do")
@@ -111,7 +111,7 @@ func explain(c *cobra.Command, code string) error {
 		return err
 	}
 	if title := analyze.Title(strings.ToUpper(code)); title != "" {
-		_, err := fmt.Fprintf(c.OutOrStdout(), "%s: %s. Its messages say what is allowed.\n", strings.ToUpper(code), title)
+		_, err := fmt.Fprintf(c.OutOrStdout(), "%s: %s. There is no page about it: its messages say all there is to know.\n", strings.ToUpper(code), title)
 		return err
 	}
 	return usagef("%s is no code; they are listed in docs/analysis/README.md", code)

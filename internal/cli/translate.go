@@ -33,9 +33,13 @@ type groupFlags struct {
 func (g *groupFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&g.locality, "locality", os.Getenv("DETOUR_LOCALITY"), "the caller's `REGION/ZONE/SUBZONE` (default $DETOUR_LOCALITY)")
 	c.Flags().StringToStringVar(&g.labels, "labels", nil, "the caller's labels, `k=v,...`")
+	hideDefault(c, "labels")
 	c.Flags().StringVar(&g.namespace, "namespace", "", "the caller's namespace (default \"default\")")
 	c.Flags().StringVar(&g.meshConfig, "mesh-config", "", "Istio's MeshConfig, or the ConfigMap that holds it, in a `FILE`")
 }
+
+// hideDefault keeps help from showing the default of a flag that is a map, "[]".
+func hideDefault(c *cobra.Command, name string) { c.Flags().Lookup(name).DefValue = "" }
 
 // group gives the node group the flags describe.
 func (g *groupFlags) group() xds.NodeGroup {
@@ -84,7 +88,7 @@ what proxy does, for connections that are redirected to --listen or made to an a
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
-	c.Flags().StringArrayVarP(&f.paths, "filename", "f", nil, "file, directory, or - for standard input (repeatable)")
+	c.Flags().StringArrayVarP(&f.paths, "filename", "f", nil, "configuration `PATH`: a file, a directory, or - for standard input (repeatable)")
 	f.add(c)
 	c.Flags().StringVar(&f.proxy, "proxy", "", "read the caller from a JSON `FILE` {namespace, ip, labels, locality}")
 	c.Flags().StringVar(&f.compat, "compat", "", "\"istio\": print istiod's own output, every deviation off")
@@ -93,6 +97,7 @@ what proxy does, for connections that are redirected to --listen or made to an a
 	c.Flags().StringVar(&f.admin, "admin", "127.0.0.1:15000", "`ADDR` of the bootstrap's admin API; empty: none")
 	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:15001", "`ADDR` for redirected connections in the bootstrap; empty: none")
 	c.Flags().StringToStringVar(&f.bind, "bind", nil, "bind a listener of the bootstrap, `NAME=ADDR,...`, so that it needs no redirection")
+	hideDefault(c, "bind")
 	c.Flags().StringVar(&f.resolver, "resolver", "", "DNS server that the bootstrap's names are looked up with, `ADDR`[:PORT] (default the system's)")
 	return c
 }
