@@ -28,8 +28,6 @@ func listenerName(address string, port uint32) string {
 	return address + "_" + strconv.FormatUint(uint64(port), 10)
 }
 
-func compareNames(a, b string) int { return strings.Compare(a, b) }
-
 // configPath names the object a resource came from, as istiod writes it into metadata and istioctl reads it for its
 // "DESTINATION RULE" and "VIRTUAL SERVICE" columns.
 func configPath(o *config.Object) string {
