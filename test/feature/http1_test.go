@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // plainUpstream makes the near endpoint a handler of the test's own.
@@ -245,6 +247,21 @@ func (p *process) memory() int {
 	return 0
 }
 
+// finUnderWay says whether the peer's kernel has still to acknowledge the FIN. Until then a request may cross it, and is reset
+// before the proxy can know of the FIN: a reset proves nothing.
+func finUnderWay(c *net.TCPConn) (underWay bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = raw.Control(func(fd uintptr) {
+		const finWait1 = 4 // TCP_FIN_WAIT1 of the kernel's tcp_states.h
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		underWay = err == nil && info.State == finWait1
+	})
+	return underWay
+}
+
 // TestIdleConnectionClosedByEndpoint: endpoints close idle connections at any time; no request is lost by it, a POST
 // neither, and none is delivered twice.
 func TestIdleConnectionClosedByEndpoint(t *testing.T) {
@@ -262,6 +279,8 @@ func TestIdleConnectionClosedByEndpoint(t *testing.T) {
 			w.deliver(delivery{Site: eastName, Method: req.Method, ID: req.Header.Get("X-Request-Id")})
 			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
+		_ = c.(*net.TCPConn).CloseWrite()
+		await(t, "the FIN has arrived", func() bool { return !finUnderWay(c.(*net.TCPConn)) })
 		c.Close()
 		closed.Add(1)
 	})
