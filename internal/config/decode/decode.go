@@ -29,6 +29,8 @@ type Result struct {
 	// Refused are the objects with an error, as far as they could be read: Key may be partly or wholly empty, Hosts
 	// are those the object names.
 	Refused []config.Refusal
+	// Partial are those of Refused whose kind is known, with what of them could be read.
+	Partial []Partial
 	// Parsed is false where some of the file is not YAML at all, or holds an object that can't be told by kind,
 	// namespace and name: then nobody can know which objects the file lacks, and all of them stay.
 	Parsed bool
@@ -115,6 +117,7 @@ func (r *reader) add(o Result) {
 	r.out.Objects = append(r.out.Objects, o.Objects...)
 	r.out.Issues = append(r.out.Issues, o.Issues...)
 	r.out.Refused = append(r.out.Refused, o.Refused...)
+	r.out.Partial = append(r.out.Partial, o.Partial...)
 	r.out.Parsed = r.out.Parsed && o.Parsed
 }
 

@@ -102,6 +102,7 @@ func (r *reader) object(d *document, prefix string, m map[string]any, duplicates
 		r.out.Objects = append(r.out.Objects, res)
 		return
 	}
+	r.out.Partial = append(r.out.Partial, newPartial(res, m, o.problems))
 	o.report(d, prefix, false, hosts(m))
 }
 

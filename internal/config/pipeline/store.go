@@ -75,6 +75,18 @@ func (f *file) judge(name string) {
 			}
 		}
 	}
+	for _, p := range r.Partial {
+		v, known := f.verdicts[p.Object]
+		if !known {
+			v = validate.Object(p.Object)
+		}
+		verdicts[p.Object] = v
+		for _, i := range v.Issues {
+			if i.Severity == config.Error && p.Trusts(i.Field) {
+				j.issues = append(j.issues, i)
+			}
+		}
+	}
 	for _, r := range j.refused {
 		j.bad[r.Key] = true
 	}
