@@ -111,6 +111,9 @@ func (r *Route) compileAction(a *routev3.RouteAction, meta *corev3.Metadata, s *
 	}
 	r.compileTimes(a)
 	r.HostRewrite = a.GetHostRewriteLiteral()
+	if err := checkText("route.host_rewrite_literal", r.HostRewrite); err != nil {
+		return err
+	}
 	r.AutoHostRewrite = a.GetAutoHostRewrite().GetValue()
 	r.MissingCluster = http.StatusServiceUnavailable
 	switch a.GetClusterNotFoundResponseCode() {
@@ -197,6 +200,9 @@ func (r *Route) weightedRoute(c *routev3.WeightedCluster_ClusterWeight, s scope)
 	}
 	if c.GetName() == "" {
 		return nil, fmt.Errorf("name is empty")
+	}
+	if err := checkText("host_rewrite_literal", c.GetHostRewriteLiteral()); err != nil {
+		return nil, err
 	}
 	one := *r
 	one.weighted, one.total = nil, 0

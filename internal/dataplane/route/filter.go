@@ -234,6 +234,9 @@ func compileMirrors(list []*routev3.RouteAction_RequestMirrorPolicy, timeout tim
 		if p.GetCluster() == "" {
 			return nil, fmt.Errorf("%s.cluster is empty", path)
 		}
+		if err := checkText(path+".host_rewrite_literal", p.GetHostRewriteLiteral()); err != nil {
+			return nil, err
+		}
 		m := Mirror{Route: &Route{Name: "mirror", Cluster: p.GetCluster(), Timeout: timeout, Plain: true},
 			Suffix: !p.GetDisableShadowHostSuffixAppend(), Host: p.GetHostRewriteLiteral()}
 		if f := p.GetRuntimeFraction(); f != nil {

@@ -33,7 +33,13 @@ func compilePathRewrite(prefix string, rx *matcherv3.RegexMatchAndSubstitute) (*
 		if prefix == "" {
 			return nil, nil
 		}
+		if err := checkText("prefix_rewrite", prefix); err != nil {
+			return nil, err
+		}
 		return &PathRewrite{prefix: prefix}, nil
+	}
+	if err := checkText("regex_rewrite.substitution", rx.GetSubstitution()); err != nil {
+		return nil, err
 	}
 	re, err := regexp.Compile(rx.GetPattern().GetRegex())
 	if err != nil {
@@ -44,6 +50,14 @@ func compilePathRewrite(prefix string, rx *matcherv3.RegexMatchAndSubstitute) (*
 		return nil, fmt.Errorf("regex_rewrite.substitution: %w", err)
 	}
 	return &PathRewrite{regex: re, substitution: sub}, nil
+}
+
+// checkText refuses what would end a line of a head.
+func checkText(field, text string) error {
+	if strings.ContainsFunc(text, func(c rune) bool { return c < ' ' || c == 0x7f }) {
+		return fmt.Errorf("%s: a control character in %q", field, text)
+	}
+	return nil
 }
 
 // compileSubstitution reads RE2's rewrite syntax: \0 to \9 are groups, \\ a backslash.
