@@ -143,11 +143,14 @@ func (w *worker) listen(fd int, kind Kind, local netip.AddrPort) {
 const acceptFailedEvery = 10 * time.Second
 
 // acceptFailed hears that no connection can be accepted for now. Where descriptors are short, idle connections to
-// endpoints give theirs back.
+// endpoints and idle pipes give theirs back.
 func (p *Plane) acceptFailed(err error) {
 	p.Stats.Detour().ListenerErrors.Inc()
 	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
 		p.closeAllIdle()
+		for _, w := range p.workers {
+			w.d.Post(w.d.DropPipes)
+		}
 	}
 	now, last := time.Now().UnixNano(), p.acceptSaid.Load()
 	if now-last < int64(acceptFailedEvery) || !p.acceptSaid.CompareAndSwap(last, now) {
