@@ -93,6 +93,21 @@ func held(token string, depth int) (string, error) {
 
 // wholeDump writes what the dump's sections say, from remembered texts where it can; nothing may be left out or rejected.
 func (h *Handler) wholeDump(w http.ResponseWriter, d *dump) error {
+	parts, err := h.wholeTexts(d)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	for _, part := range parts {
+		if _, err := io.WriteString(w, part); err != nil {
+			return nil // the client is gone
+		}
+	}
+	return nil
+}
+
+// wholeTexts gives the dump in pieces. Nothing is written here: a client that does not read must not hold the lock.
+func (h *Handler) wholeTexts(d *dump) ([]string, error) {
 	h.texts.mu.Lock()
 	defer h.texts.mu.Unlock()
 	h.texts.next = make(map[proto.Message]string, len(h.texts.last))
@@ -105,7 +120,7 @@ func (h *Handler) wholeDump(w http.ResponseWriter, d *dump) error {
 	}
 	b, err := indented(out, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	rest := string(b)
 	var body []string
@@ -144,29 +159,23 @@ func (h *Handler) wholeDump(w http.ResponseWriter, d *dump) error {
 		text, err := h.texts.of(m, clusterDepth, func() proto.Message { return pack(redacted[*clusterv3.Cluster](m)) })
 		return "", text, err
 	}); err != nil {
-		return err
+		return nil, err
 	}
 	if err := list(names[1], listenerDepth, len(s.Listeners), func(i int) (string, string, error) {
 		m := s.Listeners[i]
 		text, err := h.texts.of(m, listenerDepth, func() proto.Message { return pack(redacted[*listenerv3.Listener](m)) })
 		return jsonString(m.GetName()), text, err
 	}); err != nil {
-		return err
+		return nil, err
 	}
 	if err := list(names[2], routesDepth, len(s.Routes), func(i int) (string, string, error) {
 		text, err := h.texts.routes(s.Routes[i], token)
 		return "", text, err
 	}); err != nil {
-		return err
+		return nil, err
 	}
 	h.texts.last, h.texts.next = h.texts.next, nil
-	w.Header().Set("Content-Type", "application/json")
-	for _, part := range append(body, rest, "\n") {
-		if _, err := io.WriteString(w, part); err != nil {
-			return nil // the client is gone
-		}
-	}
-	return nil
+	return append(body, rest, "\n"), nil
 }
 
 // one gives a snapshot with one resource for each list that has any, which holds a token.
