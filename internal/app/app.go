@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -34,6 +35,9 @@ import (
 const (
 	// firstAnswers bounds how long a start waits for the first DNS answers of the nearest endpoints.
 	firstAnswers = 2 * time.Second
+	// manyObjects is from how many on the garbage of reading a configuration is given back to the system at once: it is
+	// several times what is kept.
+	manyObjects = 1000
 	// drainPoll is how often a stopping process looks whether connections are left.
 	drainPoll = 10 * time.Millisecond
 )
@@ -282,6 +286,9 @@ func (a *App) load(ctx context.Context) error {
 	wait, cancel := context.WithTimeout(ctx, firstAnswers)
 	defer cancel()
 	a.clusters.WaitFirst(wait)
+	if a.pipeline.Status().Set.Len() > manyObjects {
+		go debug.FreeOSMemory()
+	}
 	return nil
 }
 

@@ -69,8 +69,9 @@ func (s *sorted[M]) put(before sorted[M], list []resource[M]) (ms []M, sums []xd
 		}
 		slices.SortStableFunc(s.order, func(a, b int) int { return strings.Compare(s.names[a], s.names[b]) })
 	}
-	for _, i := range s.order {
-		ms, sums = append(ms, list[i].m), append(sums, list[i].sum)
+	ms, sums = make([]M, len(list)), make([]xds.Sum, len(list))
+	for at, i := range s.order {
+		ms[at], sums[at] = list[i].m, list[i].sum
 	}
 	return ms, sums
 }
