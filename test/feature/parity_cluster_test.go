@@ -151,16 +151,16 @@ func (a *actor) madeCookie(c call, name string) {
 
 func TestParityLocality(t *testing.T) {
 	upstreams := map[string]stub{}
-	for _, n := range []string{"0.1", "0.2", "0.3", "1.2", "1.3", "2.1", "3.2"} {
+	for _, n := range []string{"0.1", "0.2", "0.3", "1.2", "1.3", "2.1", "3.2", "4.1"} {
 		upstreams["10.1."+n+":8080"] = stub{}
 	}
-	for _, n := range []string{"1.1", "2.2", "3.1"} {
+	for _, n := range []string{"1.1", "2.2", "3.1", "4.2"} {
 		upstreams["10.1."+n+":8080"] = stub{status: always(500)}
 	}
 	parity{config: "locality", locality: "us-east1/a", flags: []string{"--labels", "version=v1"}, upstreams: upstreams,
 		script: func(a *actor) {
 			a.spread("distribute", 2000, same(call{url: "http://spread.test/"}))
-			for _, host := range []string{"failover.test", "labels.test", "zone.test"} {
+			for _, host := range []string{"failover.test", "labels.test", "zone.test", "zonelabels.test"} {
 				for range 6 {
 					a.get("http://" + host + "/")
 					a.settle()
