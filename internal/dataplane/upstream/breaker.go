@@ -83,6 +83,12 @@ func (p *Pools) Waiting(c *cluster.Cluster) bool {
 	return len(p.queued) > 0 && len(p.queued[c.Breaker()]) > 0
 }
 
+// First tells whether q has waited longest here for a connection of the cluster.
+func (p *Pools) First(c *cluster.Cluster, q Queued) bool {
+	list := p.queued[c.Breaker()]
+	return len(list) > 0 && list[0] == q
+}
+
 // Leave takes a request out of the queue.
 func (p *Pools) Leave(c *cluster.Cluster, q Queued) {
 	b := c.Breaker()

@@ -17,7 +17,7 @@ const patience = 20 * time.Millisecond
 // Ask makes known that requests wait here for a connection of the cluster. It is repeated by the one that has waited longest.
 func (p *Pools) Ask(c *cluster.Cluster, q Queued) {
 	b := c.Breaker()
-	if list := p.queued[b]; len(p.Peers) < 2 || len(list) == 0 || list[0] != q {
+	if len(p.Peers) < 2 || !p.First(c, q) {
 		return
 	}
 	if p.wishes[b] == nil {

@@ -296,7 +296,8 @@ func (r *Router) queue() {
 
 // Room implements upstream.Queued. Without room the request keeps its place in the queue.
 func (r *Router) Room() {
-	if !r.p.HasRoom(r.cluster) {
+	// Looking for room walks all hosts: that is for the first of thousands, and nobody overtakes it.
+	if !r.p.First(r.cluster, r) || !r.p.HasRoom(r.cluster) {
 		r.p.Ask(r.cluster, r)
 		r.timer.Schedule(lookAgain)
 		return
