@@ -147,7 +147,7 @@ func calls(text string) (out []string) {
 	return out
 }
 
-var flag = regexp.MustCompile(`(?:^|[\s\[|])(--?[a-z][a-z-]*)`)
+var flagName = regexp.MustCompile(`(?:^|[\s\[|])(--?[a-z][a-z-]*)`)
 
 func TestCommandsExist(t *testing.T) {
 	n := 0
@@ -167,7 +167,7 @@ func TestCommandsExist(t *testing.T) {
 				t.Errorf("%s: %q: there is no such verb", page, call)
 				continue
 			}
-			for _, f := range flag.FindAllStringSubmatch(ours, -1) {
+			for _, f := range flagName.FindAllStringSubmatch(ours, -1) {
 				if !regexp.MustCompile(`(?m)^\s+(?:-[a-zA-Z], )?` + regexp.QuoteMeta(f[1]) + `(?:[ ,]|$)`).MatchString(h) {
 					t.Errorf("%s: %q: %s has no flag %s", page, call, strings.Join(words, " "), f[1])
 				}
