@@ -17,7 +17,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -374,19 +373,6 @@ func (a *actor) handshake(what, addr, sni, send string) {
 	_ = tc.CloseWrite()
 	b, _ := io.ReadAll(tc)
 	a.note("%s -> certificate of %v, %q", what, tc.ConnectionState().PeerCertificates[0].DNSNames, b)
-}
-
-// parallel runs f n times at once, each with a client of its own.
-func (a *actor) parallel(n int, f func(cl *caller, i int)) {
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() {
-			cl := caller{a: a}
-			defer cl.hangUp()
-			f(&cl, i)
-		})
-	}
-	wg.Wait()
 }
 
 // after tells whether the engine has been ready for d.
