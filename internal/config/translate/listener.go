@@ -49,7 +49,7 @@ type listenerPlan struct {
 	owner   *service        // who came first
 	bound   bool            // it has a socket of its own
 	locked  bool            // an egress listener with this port has it; nobody else gets in
-	peek    bool            // a host without addresses of its own can be meant by connections to any address
+	peek    bool            // a host without addresses of its own, or with a range, can be meant by connections to any address
 }
 
 // planState tells what a listener takes so far: what it then lets in beside it depends on that.
@@ -209,7 +209,7 @@ func (b *listenerBuilder) addHTTP(e *egress, s *service, p servicePort, address 
 	if pl == nil {
 		return
 	}
-	pl.peek = pl.peek || len(s.vips) == 0
+	pl.peek = pl.peek || len(s.vips) == 0 || slices.ContainsFunc(s.vips, func(p netip.Prefix) bool { return !p.IsSingleIP() })
 	if !fresh && pl.state != takesTCP {
 		return
 	}

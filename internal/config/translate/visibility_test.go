@@ -150,6 +150,10 @@ spec:
 	if d := cmp.Diff([]bool{true, true}, marked(s)); d != "" {
 		t.Error(d)
 	}
+	s, _ = compile(t, yaml("DNS")+"\n  addresses: [192.0.2.0/24]", inEast()) // the TLS port's chain names the range
+	if d := cmp.Diff([]bool{false, true}, marked(s)); d != "" {
+		t.Error(d)
+	}
 }
 
 // TestFamilies: which addresses of a name are asked for.
