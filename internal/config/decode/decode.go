@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"slices"
 	"strings"
 
@@ -47,23 +46,18 @@ func File(name string, data []byte) ([]*config.Object, []config.Issue) {
 func Read(name string, data []byte) Result { return new(Decoder).Read(name, data) }
 
 // Decoder reads one file again and again. Documents that are as they were, at the same lines, are not read anew: their
-// objects are the same pointers. The zero Decoder is ready; it is not safe for concurrent use.
+// objects are the same pointers. It keeps the contents that it read last, and nothing of those before, but for documents
+// whose objects live on elsewhere. The zero Decoder is ready; it is not safe for concurrent use.
 type Decoder struct {
-	docs map[docKey]doc
+	docs []doc // by line
 }
 
-type docKey struct {
-	hash uint64
-	line int
-}
-
-// doc is what one document gave. Its data is a copy, so that an old document does not hold on to an old file.
+// doc is what one document gave. There may be very many of them.
 type doc struct {
-	data []byte
-	out  Result
+	d   *document
+	one *config.Object // all that it gave; nil where it gave anything else
+	out *Result        // nil where one is all
 }
-
-var hashSeed = maphash.MakeSeed()
 
 // Read is as the function Read. The name must be the same every time.
 func (d *Decoder) Read(name string, data []byte) Result {
@@ -77,18 +71,32 @@ func (d *Decoder) Read(name string, data []byte) Result {
 		r.fileIssue(config.CodeSyntax, config.Origin{File: name, Line: 1, Column: 1}, err.Error())
 		return r.out
 	}
-	docs := map[docKey]doc{}
-	for _, c := range split(data) {
+	chunks := split(data)
+	docs := make([]doc, 0, len(chunks))
+	old := d.docs
+	for _, c := range chunks {
 		if r.full(config.Origin{File: name, Line: c.line + 1, Column: 1}) {
 			break
 		}
-		key := docKey{maphash.Bytes(hashSeed, c.data), c.line}
-		one, known := d.docs[key]
-		if !known || !bytes.Equal(one.data, c.data) {
+		for len(old) > 0 && old[0].d.line < c.line {
+			old[0].d.detach()
+			old = old[1:]
+		}
+		var one doc
+		if len(old) > 0 && old[0].d.line == c.line && old[0].d.holds(c.data) {
+			one, old = old[0], old[1:]
+		} else {
 			one = readDoc(name, c)
 		}
-		docs[key] = one
-		r.add(one.out)
+		docs = append(docs, one)
+		if one.out != nil {
+			r.add(*one.out)
+		} else {
+			r.out.Objects = append(r.out.Objects, one.one)
+		}
+	}
+	for i := range old {
+		old[i].d.detach()
 	}
 	d.docs = docs
 	slices.SortStableFunc(r.out.Issues, func(a, b config.Issue) int {
@@ -102,10 +110,13 @@ func (d *Decoder) Read(name string, data []byte) Result {
 
 // readDoc reads one document by itself.
 func readDoc(name string, c chunk) doc {
-	c.data = bytes.Clone(c.data)
 	r := &reader{name: name, out: Result{Parsed: true}}
-	r.document(c)
-	return doc{c.data, r.out}
+	d := &document{file: name, data: c.data, line: c.line}
+	r.document(d)
+	if o := &r.out; len(o.Objects) == 1 && len(o.Issues)+len(o.Refused)+len(o.Partial) == 0 && o.Parsed {
+		return doc{d: d, one: o.Objects[0]}
+	}
+	return doc{d: d, out: &r.out}
 }
 
 type reader struct {
@@ -136,8 +147,7 @@ func (r *reader) full(at config.Origin) bool {
 	return true
 }
 
-func (r *reader) document(c chunk) {
-	d := &document{file: r.name, chunk: c}
+func (r *reader) document(d *document) {
 	if err := checkExpansion(d); err != nil {
 		r.fileIssue(config.CodeTooLarge, d.origin(), err.Error())
 		return
@@ -210,7 +220,7 @@ type problem struct {
 
 // value gives the document as Kubernetes reads it (YAML 1.1 through JSON), and the keys that occur twice.
 func (d *document) value() (v any, duplicates []problem, bad *syntaxError) {
-	err := guard(func() error { return yaml.UnmarshalStrict(d.chunk.data, &v) })
+	err := guard(func() error { return yaml.UnmarshalStrict(d.text(), &v) })
 	if err == nil {
 		return v, nil, nil
 	}
@@ -220,7 +230,7 @@ func (d *document) value() (v any, duplicates []problem, bad *syntaxError) {
 	}
 	duplicates = findDuplicates(root)
 	v = nil
-	if lax := guard(func() error { return yaml.Unmarshal(d.chunk.data, &v) }); lax != nil || len(duplicates) == 0 {
+	if lax := guard(func() error { return yaml.Unmarshal(d.text(), &v) }); lax != nil || len(duplicates) == 0 {
 		return nil, nil, d.syntax(err)
 	}
 	return v, duplicates, nil

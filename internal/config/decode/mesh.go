@@ -20,7 +20,7 @@ var meshServed = []string{
 // that say nothing about outbound traffic outside a mesh are named in one note. The Mesh is nil where an issue is an error.
 func Mesh(name string, data []byte) (*config.Mesh, []config.Issue) {
 	r := &reader{name: name, out: Result{Parsed: true}}
-	d := &document{file: name, chunk: chunk{data: data}}
+	d := &document{file: name, data: data}
 	v, duplicates, bad := meshValue(d, data)
 	if bad != nil {
 		r.fileIssue(config.CodeSyntax, bad.at, bad.message)
@@ -28,7 +28,7 @@ func Mesh(name string, data []byte) (*config.Mesh, []config.Issue) {
 	}
 	if inner, ok := configMapMesh(v); ok {
 		// Places inside the string are those of the document in it: the line that begins the string is not known.
-		d = &document{file: name + " (data.mesh)", chunk: chunk{data: []byte(inner)}}
+		d = &document{file: name + " (data.mesh)", data: []byte(inner)}
 		if v, duplicates, bad = meshValue(d, []byte(inner)); bad != nil {
 			r.fileIssue(config.CodeSyntax, bad.at, bad.message)
 			return nil, r.out.Issues

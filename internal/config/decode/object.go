@@ -71,6 +71,7 @@ func (r *reader) object(d *document, prefix string, m map[string]any, duplicates
 		return
 	}
 	kind, api, mine := o.kind(m)
+	kind, api = interned(kind), interned(api)
 	if !mine {
 		o.report(d, prefix, len(o.problems) == len(duplicates), nil)
 		return
@@ -104,6 +105,25 @@ func (r *reader) object(d *document, prefix string, m map[string]any, duplicates
 	}
 	r.out.Partial = append(r.out.Partial, newPartial(res, m, o.problems))
 	o.report(d, prefix, false, hosts(m))
+}
+
+// words are strings that nearly every object holds: one copy of each does.
+var words = func() map[string]string {
+	out := map[string]string{}
+	for _, v := range versions {
+		out[networkingGroup+"/"+v] = networkingGroup + "/" + v
+	}
+	for k := range served {
+		out[string(k)] = string(k)
+	}
+	return out
+}()
+
+func interned(s string) string {
+	if w, ok := words[s]; ok {
+		return w
+	}
+	return s
 }
 
 // mergeLabels adds metadata.labels to a WorkloadEntry's own; they count before them (istiod: ConvertWorkloadEntry).

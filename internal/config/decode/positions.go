@@ -1,6 +1,7 @@
 package decode
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"regexp"
@@ -15,39 +16,72 @@ import (
 
 // document is one YAML document. Its tree of nodes, which knows positions, is parsed on first need.
 type document struct {
-	file  string
-	chunk chunk
+	file string
+	line int // lines of the file before it
 
-	once sync.Once
+	mu   sync.Mutex // guards all below
+	data []byte     // a part of the file's contents that were read last
 	tree *yamlv3.Node
-	err  error
+	err  error // why there is no tree
+}
+
+// text gives the document's bytes, which nobody changes.
+func (d *document) text() []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.data
+}
+
+// holds tells whether the document's bytes are these; then it keeps these, which are part of newer contents, instead of
+// its own.
+func (d *document) holds(data []byte) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !bytes.Equal(d.data, data) {
+		return false
+	}
+	d.data = data
+	return true
+}
+
+// detach makes the document, which its file holds no more, let go of the file's contents.
+func (d *document) detach() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.data = bytes.Clone(d.data)
 }
 
 // root gives the document's top node.
 func (d *document) root() (*yamlv3.Node, error) {
-	d.once.Do(func() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.tree == nil && d.err == nil {
 		var n yamlv3.Node
-		d.err = guard(func() error { return yamlv3.Unmarshal(d.chunk.data, &n) })
+		d.err = guard(func() error { return yamlv3.Unmarshal(d.data, &n) })
 		if d.err == nil && len(n.Content) == 0 {
 			d.err = errors.New("yaml: the document is empty")
 		}
 		if d.err == nil {
 			d.tree = n.Content[0]
 		}
-	})
+	}
 	return d.tree, d.err
 }
 
 // origin gives the first line of the document that says something.
 func (d *document) origin() config.Origin {
-	for i, l := range strings.SplitN(string(d.chunk.data[:min(len(d.chunk.data), 64<<10)]), "\n", 1000) {
-		t := strings.TrimSpace(l)
-		if t == "" || t[0] == '#' || t == "---" || strings.HasPrefix(t, "--- #") || l[0] == '%' {
+	text := d.text()
+	text = text[:min(len(text), 64<<10)]
+	for i := 0; len(text) > 0 && i < 1000; i++ {
+		var l []byte
+		l, text, _ = bytes.Cut(text, []byte("\n"))
+		t := bytes.TrimSpace(l)
+		if len(t) == 0 || t[0] == '#' || string(t) == "---" || bytes.HasPrefix(t, []byte("--- #")) || l[0] == '%' {
 			continue
 		}
-		return config.Origin{File: d.file, Line: d.chunk.line + i + 1, Column: len(l) - len(strings.TrimLeft(l, " \t")) + 1}
+		return config.Origin{File: d.file, Line: d.line + i + 1, Column: len(l) - len(bytes.TrimLeft(l, " \t")) + 1}
 	}
-	return config.Origin{File: d.file, Line: d.chunk.line + 1, Column: 1}
+	return config.Origin{File: d.file, Line: d.line + 1, Column: 1}
 }
 
 // Position implements config.Positions for paths from the document's top.
@@ -64,7 +98,7 @@ func (d *document) Position(path string) config.Origin {
 		}
 		n, at = value, key
 	}
-	return config.Origin{File: d.file, Line: d.chunk.line + at.Line, Column: at.Column}
+	return config.Origin{File: d.file, Line: d.line + at.Line, Column: at.Column}
 }
 
 // occurrence gives the place of the nth key of that name in one mapping, counted from 1.
@@ -89,7 +123,7 @@ func (d *document) occurrence(path string, nth int) config.Origin {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if k := n.Content[i]; k.Value == last {
 			if nth--; nth == 0 {
-				return config.Origin{File: d.file, Line: d.chunk.line + k.Line, Column: k.Column}
+				return config.Origin{File: d.file, Line: d.line + k.Line, Column: k.Column}
 			}
 		}
 	}
@@ -272,7 +306,7 @@ func (d *document) syntax(err error) *syntaxError {
 		msg = msg[:m[0]] + msg[m[1]:]
 	} else if name, ok := strings.CutPrefix(msg, "unknown anchor '"); ok {
 		name, _, _ = strings.Cut(name, "'")
-		before, _, _ := strings.Cut(string(d.chunk.data), "*"+name)
+		before, _, _ := strings.Cut(string(d.text()), "*"+name)
 		n = 1 + strings.Count(before, "\n")
 	}
 	switch {
@@ -281,10 +315,10 @@ func (d *document) syntax(err error) *syntaxError {
 	case strings.Contains(msg, "could not find expected ':'"):
 		n--
 	}
-	lines := strings.Split(strings.TrimRight(string(d.chunk.data), "\r\n"), "\n")
+	lines := strings.Split(strings.TrimRight(string(d.text()), "\r\n"), "\n")
 	n = max(1, min(n, len(lines)))
 	l := lines[n-1]
-	at := config.Origin{File: d.file, Line: d.chunk.line + n, Column: len(l) - len(strings.TrimLeft(l, " \t")) + 1}
+	at := config.Origin{File: d.file, Line: d.line + n, Column: len(l) - len(strings.TrimLeft(l, " \t")) + 1}
 	return &syntaxError{at, "not valid YAML: " + strings.Join(strings.Fields(msg), " ")}
 }
 
@@ -294,8 +328,8 @@ const maxExpansion = 8 << 20
 
 // checkExpansion refuses a document whose aliases multiply ("billion laughs"). Documents without an alias cost nothing.
 func checkExpansion(d *document) error {
-	s := d.chunk.data
-	if !strings.Contains(string(s), "*") || !strings.Contains(string(s), "&") {
+	s := d.text()
+	if bytes.IndexByte(s, '*') < 0 || bytes.IndexByte(s, '&') < 0 {
 		return nil
 	}
 	root, err := d.root()

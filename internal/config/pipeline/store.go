@@ -24,7 +24,9 @@ type store struct {
 
 // file is one file: its present contents, judged, and the objects that are served of it.
 type file struct {
-	decoder  decode.Decoder
+	decoder decode.Decoder
+	// known are the objects that were judged last, and what was said of those of which anything was.
+	known    []*config.Object
 	verdicts map[*config.Object]validate.Verdict
 
 	judged judgement
@@ -44,7 +46,7 @@ type file struct {
 // judgement is what decode and validate make of one file's contents.
 type judgement struct {
 	objects []*config.Object              // good
-	byKey   map[config.Key]*config.Object // of objects, the first of each key
+	byKey   map[config.Key]*config.Object // of objects, the first of each key; nil until first asks for it
 	bad     map[config.Key]bool
 	refused []config.Refusal
 	issues  []config.Issue
@@ -56,41 +58,78 @@ func newStore() *store { return &store{files: map[string]*file{}} }
 // judge decodes and validates the file's contents. What is as it was is not judged again.
 func (f *file) judge(name string) {
 	r := f.decoder.Read(name, f.data)
-	j := judgement{byKey: map[config.Key]*config.Object{}, bad: map[config.Key]bool{}, issues: r.Issues, parsed: r.Parsed, refused: r.Refused}
-	verdicts := make(map[*config.Object]validate.Verdict, len(r.Objects))
+	j := judgement{issues: r.Issues, parsed: r.Parsed, refused: r.Refused}
+	verdict := f.judges(len(r.Objects) + len(r.Partial))
 	for _, o := range r.Objects {
-		v, known := f.verdicts[o]
-		if !known {
-			v = validate.Object(o)
-		}
-		verdicts[o] = v
+		v := verdict(o)
 		j.issues = append(j.issues, v.Issues...)
 		switch {
 		case v.Rejected:
 			j.refused = append(j.refused, refusal(o, v.Issues))
 		case !v.Ignored:
 			j.objects = append(j.objects, o)
-			if j.byKey[o.Key] == nil {
-				j.byKey[o.Key] = o
-			}
 		}
 	}
 	for _, p := range r.Partial {
-		v, known := f.verdicts[p.Object]
-		if !known {
-			v = validate.Object(p.Object)
-		}
-		verdicts[p.Object] = v
-		for _, i := range v.Issues {
+		for _, i := range verdict(p.Object).Issues {
 			if i.Severity == config.Error && p.Trusts(i.Field) {
 				j.issues = append(j.issues, i)
 			}
 		}
 	}
 	for _, r := range j.refused {
+		if j.bad == nil {
+			j.bad = map[config.Key]bool{}
+		}
 		j.bad[r.Key] = true
 	}
-	f.judged, f.verdicts = j, verdicts
+	j.objects = slices.Clip(j.objects)
+	f.judged = j
+}
+
+// judges gives a function that validates an object, and takes the verdict on one that was judged before from there. What
+// it is not asked for is forgotten.
+func (f *file) judges(n int) func(*config.Object) validate.Verdict {
+	rest, verdicts := f.known, f.verdicts
+	f.known, f.verdicts = make([]*config.Object, 0, n), nil
+	var others map[*config.Object]bool // of rest, once they come in another order
+	return func(o *config.Object) validate.Verdict {
+		known := false
+		switch {
+		case len(rest) > 0 && rest[0] == o:
+			rest, known = rest[1:], true
+		case len(rest) > 0 && others == nil:
+			others = make(map[*config.Object]bool, len(rest))
+			for _, r := range rest {
+				others[r] = true
+			}
+		}
+		v := verdicts[o]
+		if !known && !others[o] {
+			v = validate.Object(o)
+		}
+		f.known = append(f.known, o)
+		if len(v.Issues) > 0 || v.Rejected || v.Ignored {
+			if f.verdicts == nil {
+				f.verdicts = map[*config.Object]validate.Verdict{}
+			}
+			f.verdicts[o] = v
+		}
+		return v
+	}
+}
+
+// first gives the good object with that key that stands first.
+func (j *judgement) first(k config.Key) *config.Object {
+	if j.byKey == nil {
+		j.byKey = make(map[config.Key]*config.Object, len(j.objects))
+		for _, o := range j.objects {
+			if j.byKey[o.Key] == nil {
+				j.byKey[o.Key] = o
+			}
+		}
+	}
+	return j.byKey[k]
 }
 
 func refusal(o *config.Object, issues []config.Issue) config.Refusal {
@@ -147,7 +186,7 @@ func (s *store) update(u source.Update, now time.Time) {
 		if !f.gone {
 			f.data, f.whole, f.since, f.seen, f.gone, f.settled = nil, false, now, u.At, true, false
 			f.judged = judgement{parsed: true}
-			f.decoder, f.verdicts = decode.Decoder{}, nil
+			f.decoder, f.known, f.verdicts = decode.Decoder{}, nil, nil
 		}
 		f.confirm(u.At)
 		order = append(order, name)
@@ -219,7 +258,7 @@ func (s *store) nextDeadline() (next time.Time, ok bool) {
 // file to another must not be missing in between.
 func (s *store) comes(k config.Key) bool {
 	for _, f := range s.files {
-		if !f.settled && f.judged.byKey[k] != nil {
+		if !f.settled && f.judged.first(k) != nil {
 			return true
 		}
 	}
@@ -233,7 +272,7 @@ func (f *file) keepWhatStays() (changed bool) {
 		return false
 	}
 	for i, old := range f.served {
-		n := f.judged.byKey[old.Key]
+		n := f.judged.first(old.Key)
 		if n != nil && n != old && covers(n, old) {
 			f.served[i] = n
 			changed = true
@@ -246,11 +285,12 @@ func (f *file) keepWhatStays() (changed bool) {
 // because the file does not parse, or that come in another file, the last good version.
 func (f *file) settle(comes func(config.Key) bool, now time.Time) {
 	objects := slices.Clone(f.judged.objects)
-	here := map[config.Key]bool{}
-	for _, o := range objects {
-		here[o.Key] = true
+	here, kept := map[config.Key]bool{}, map[config.Key]bool{}
+	if len(f.served) > 0 {
+		for _, o := range objects {
+			here[o.Key] = true
+		}
 	}
-	kept := map[config.Key]bool{}
 	for _, old := range f.served {
 		moving := !here[old.Key] && comes(old.Key)
 		if !here[old.Key] && !kept[old.Key] && (f.judged.bad[old.Key] || !f.judged.parsed || moving) {
@@ -262,6 +302,7 @@ func (f *file) settle(comes func(config.Key) bool, now time.Time) {
 		}
 	}
 	f.served, f.issues, f.refused = objects, f.judged.issues, f.judged.refused
+	f.judged.byKey = nil
 }
 
 // result is what is served of all files together.

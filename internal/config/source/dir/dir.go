@@ -222,8 +222,19 @@ func readFile(path string) ([]byte, fs.FileInfo, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, decode.MaxFileSize+1))
-	return data, info, err
+	data := make([]byte, 0, min(max(info.Size(), 0), decode.MaxFileSize)+1)
+	for {
+		n, err := f.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		switch {
+		case err == io.EOF:
+			return data, info, nil
+		case err != nil || len(data) > decode.MaxFileSize:
+			return data, info, err
+		case len(data) == cap(data): // it grew meanwhile
+			data = slices.Grow(data, 1)
+		}
+	}
 }
 
 func unreadable(path string, err error) config.Issue {
