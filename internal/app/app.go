@@ -60,6 +60,8 @@ type Config struct {
 	Resolver          netip.AddrPort    // zero: the system's
 	ForwardProxy      map[string]string // http_proxy, https_proxy, no_proxy for the App's own dials
 
+	// NewSocket makes the sockets that listeners have of their own; nil: on this host. See listener.Open.
+	NewSocket  func(family int) (int, error)
 	Redirected []int // listening sockets, non-blocking
 	HTTPProxy  []int
 	DNSPacket  []net.PacketConn
@@ -252,7 +254,7 @@ func (a *App) startPlane(context.Context) (err error) {
 	}
 	a.plane, err = dataplane.New(dataplane.Options{
 		Clusters: a.clusters, Stats: a.cfg.Stats, Log: a.cfg.Log, Workers: a.cfg.Workers, Compat: a.cfg.Compat,
-		OriginalDst: intercept.OriginalDst, Resolve: a.lookup, Via: a.via, AccessLog: a.cfg.AccessLog, ProxyDeclaredOnly: a.cfg.ProxyDeclaredOnly,
+		OriginalDst: intercept.OriginalDst, NewSocket: a.cfg.NewSocket, Resolve: a.lookup, Via: a.via, AccessLog: a.cfg.AccessLog, ProxyDeclaredOnly: a.cfg.ProxyDeclaredOnly,
 	})
 	return err
 }
@@ -340,6 +342,13 @@ func (a *App) startListeners(context.Context) error {
 				return err
 			}
 		}
+	}
+	if bad := a.plane.ServeOwn(); len(bad) > 0 {
+		err := a.pipeline.Refused(bad)
+		if !a.cfg.KeepGoing {
+			return err
+		}
+		a.cfg.Log.Error(err.Error())
 	}
 	return nil
 }

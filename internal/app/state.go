@@ -63,9 +63,12 @@ func (s *state) Hosts() (out []admin.Host) {
 func (s *state) Listeners() *adminv3.Listeners {
 	out := &adminv3.Listeners{}
 	for _, b := range s.a.plane.Bound() {
-		out.ListenerStatuses = append(out.ListenerStatuses, &adminv3.ListenerStatus{Name: b.Name, LocalAddress: &corev3.Address{
-			Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{Address: b.Addr.Addr().String(),
-				PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(b.Addr.Port())}}}}})
+		at := &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{Address: b.Addr.Addr().String(),
+			PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(b.Addr.Port())}}}}
+		if b.Path != "" {
+			at = &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: b.Path, Mode: b.Mode}}}
+		}
+		out.ListenerStatuses = append(out.ListenerStatuses, &adminv3.ListenerStatus{Name: b.Name, LocalAddress: at})
 	}
 	return out
 }

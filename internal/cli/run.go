@@ -206,7 +206,7 @@ func (f *runFlags) inNamespace(ctx context.Context, command, env, inherited []st
 			note("%s leads to the command's port %d", at.Addr(), p.Port)
 		}
 	}
-	proxy, err := runProxy(ctx, f, &s.Sockets, inherited)
+	proxy, err := runProxy(ctx, f, s, inherited)
 	if err != nil {
 		return nil, err
 	}

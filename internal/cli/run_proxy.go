@@ -37,15 +37,16 @@ func (p *proxyInRun) Close() error {
 	return <-p.done
 }
 
-// runProxy starts the proxy that serves COMMAND and returns when it is ready; COMMAND starts afterwards. inside are the
-// sockets in COMMAND's network namespace, which the proxy takes over whether it starts or not; it is nil when only the
-// environment leads COMMAND to the proxy, which then listens as an HTTP forward proxy on a free port of the host's
+// runProxy starts the proxy that serves COMMAND and returns when it is ready; COMMAND starts afterwards. inside is the
+// session whose sockets in COMMAND's network namespace the proxy takes over whether it starts or not; it is nil when only
+// the environment leads COMMAND to the proxy, which then listens as an HTTP forward proxy on a free port of the host's
 // loopback. inherited are proxy settings, "name=value", that detour's own dials follow. What it prints goes to stderr.
-func runProxy(ctx context.Context, f *runFlags, inside *netns.Sockets, inherited []string) (runningProxy, error) {
+func runProxy(ctx context.Context, f *runFlags, inside *netns.Session, inherited []string) (runningProxy, error) {
 	p := &proxyInRun{done: make(chan error, 1)}
 	cfg := &app.Config{}
 	if inside != nil {
 		cfg.Redirected, cfg.DNSPacket, cfg.DNSStream = inside.Capture, inside.DNSPacket, inside.DNSStream
+		cfg.NewSocket = inside.NewSocket
 	}
 	if err := p.configure(cfg, f, inside == nil, inherited); err != nil {
 		cfg.CloseSockets()

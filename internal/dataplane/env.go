@@ -59,7 +59,9 @@ func (e *httpEnv) Decide(c *hcm.Conn, req *http1.Head) hcm.Decision {
 		if e.entry.proxy {
 			return refusal(proxyerr.Reply{Status: 400, Body: "Host missing"})
 		}
-		authority = []byte(e.in.dst.String())
+		if dst := e.in.facts().Dst; dst.IsValid() {
+			authority = []byte(dst.String())
+		}
 	}
 	var rt *route.Route
 	q := route.Query{Authority: authority, Path: req.Path, Head: req, Random: e.w.random()}
@@ -137,6 +139,9 @@ func (e *httpEnv) undeclared(st *state, rt *route.Route, authority []byte, port 
 			return hcm.Decision{Route: rt}
 		}
 		return refusal(proxyerr.Reply{Status: 502})
+	}
+	if e.in.own {
+		return e.toCluster(st, rt, authority)
 	}
 	if !e.entry.proxy {
 		if isAllocated(e.in.dst.Addr()) || !e.in.dst.Addr().IsValid() {

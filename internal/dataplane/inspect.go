@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"io"
 	"net/netip"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"detour.dev/detour/internal/dataplane/event"
 	"detour.dev/detour/internal/dataplane/lb"
 	"detour.dev/detour/internal/dataplane/listener"
+	"detour.dev/detour/internal/dataplane/listenerfilter/httpinspector"
 	"detour.dev/detour/internal/dataplane/listenerfilter/tlsinspector"
 	"detour.dev/detour/internal/dataplane/networkfilter/tcpproxy"
 	"detour.dev/detour/internal/dataplane/route"
@@ -24,6 +26,9 @@ const (
 	peekUndeclared = 50 * time.Millisecond
 	// peekDeclared bounds the wait for the ClientHello on a declared TLS port; then the address alone decides.
 	peekDeclared = 15 * time.Second
+	// sniffForever bounds the wait for the first bytes on a port without protocol, where the configuration sets no bound:
+	// as long as an HTTP connection may be idle.
+	sniffForever = time.Hour
 )
 
 // Names of the clusters that istiod makes for what nothing declares.
@@ -36,26 +41,43 @@ const (
 func (w *worker) dispatch(in *inbound) {
 	st := w.p.state.Load()
 	l, exact := st.listeners.Find(in.dst)
-	declared := exact || st.isDeclared(in)
+	in.declared = exact || w.isDeclared(st, in, l)
 	switch {
 	case l == nil:
 		w.undeclared(in, nil)
-	case !declared && !l.Peek:
+	case !in.declared && !l.Peek:
 		w.undeclared(in, l)
-	case !declared:
+	case !in.declared:
 		w.inspect(in, l, peekUndeclared)
-	case l.TLS:
-		w.inspect(in, l, peekDeclared)
 	default:
-		w.take(in, l.Chain(listener.Facts{Dst: in.dst}), nil)
+		w.dispatchTo(in, l)
 	}
 }
 
-func (st *state) isDeclared(in *inbound) bool {
-	if in.name != "" {
-		return true // Connect looked the name up
+// dispatchTo gives a connection to a listener that it is meant for, which may have to look at its first bytes.
+func (w *worker) dispatchTo(in *inbound, l *listener.Config) {
+	switch {
+	case l.TLS:
+		w.inspect(in, l, peekDeclared)
+	case w.sniffs(l):
+		w.inspect(in, l, cmp.Or(l.SniffTime, sniffForever))
+	default:
+		w.take(in, l.Chain(in.facts()), nil)
 	}
-	return st.declared[in.dst.Addr()]
+}
+
+// isDeclared tells whether a host that is declared has the address. For an Envoy there is no other: what no listener has
+// alone belongs to that of all addresses of the port.
+func (w *worker) isDeclared(st *state, in *inbound, l *listener.Config) bool {
+	return in.name != "" || // Connect looked the name up
+		st.declared[in.dst.Addr()] || l != nil && (w.p.Compat || l.Takes(in.dst.Addr()))
+}
+
+// sniffs tells whether a connection's first bytes decide between HTTP and what is none: on a port that was declared
+// without a protocol, whose default chain has a cluster of its own. A port that was declared as HTTP gets the codec, which
+// refuses what is none; an Envoy lets it pass.
+func (w *worker) sniffs(l *listener.Config) bool {
+	return l.Sniff && (w.p.Compat || l.Fallback() != nil && l.Fallback().Cluster != passthroughCluster)
 }
 
 // undeclared handles a connection to where nothing is declared: it passes, or is refused where the policy says so. An
@@ -105,7 +127,7 @@ func (w *worker) take(in *inbound, ch *listener.Chain, hello *tlsinspector.Hello
 	case ch == nil:
 		in.s.Abort()
 	case ch.Routes != "":
-		w.serveHTTP(in, httpEntry{stat: ch.StatPrefix, routes: ch.Routes, port: in.dst.Port(), idle: ch.StreamIdle})
+		w.serveHTTP(in, httpEntry{stat: ch.StatPrefix, routes: ch.Routes, port: in.port(), idle: ch.StreamIdle})
 	case ch.Cluster == passthroughCluster:
 		// The default chain: declared or not by its address, nothing is declared for what it carries.
 		if isAllocated(in.dst.Addr()) || !in.dst.Addr().IsValid() {
@@ -180,6 +202,7 @@ type inspector struct {
 }
 
 func (w *worker) inspect(in *inbound, l *listener.Config, limit time.Duration) {
+	in.declared = in.declared || in.own
 	i := &inspector{w: w, in: in, l: l}
 	i.timer.Init(w.d, i.decideByAddress)
 	w.open.Add(1)
@@ -219,7 +242,7 @@ func (i *inspector) OnEvent(readable, _ bool) {
 	b := i.w.buffers.Get()
 	defer i.w.buffers.Put(b)
 	for !i.done {
-		room := tlsinspector.MaxHello - len(i.in.early)
+		room := httpinspector.MaxLine - len(i.in.early)
 		if room <= 0 {
 			i.decideByAddress()
 			return
@@ -255,6 +278,8 @@ func (i *inspector) look() bool {
 	case err != tlsinspector.ErrNotTLS:
 		i.decideByAddress()
 		return true
+	case i.in.declared && i.w.sniffs(i.l):
+		return i.sniff()
 	case !i.l.HTTP:
 		i.decideByAddress()
 		return true
@@ -268,6 +293,17 @@ func (i *inspector) look() bool {
 	return true
 }
 
+// sniff decides by whether the bytes so far are HTTP, if they suffice.
+func (i *inspector) sniff() bool {
+	protocol, ok := httpinspector.Parse(i.in.early)
+	if ok && !i.end() {
+		f := i.in.facts()
+		f.Protocol = protocol
+		i.w.take(i.in, i.l.Chain(f), nil)
+	}
+	return ok
+}
+
 func (i *inspector) decideTLS(st *state, hello *tlsinspector.Hello) {
 	if i.end() {
 		return
@@ -276,8 +312,9 @@ func (i *inspector) decideTLS(st *state, hello *tlsinspector.Hello) {
 	if name == "" {
 		name = i.in.name
 	}
-	f := listener.Facts{Dst: i.in.dst, TLS: true, ServerName: name}
-	if !st.isDeclared(i.in) && !i.l.Names(name) {
+	f := i.in.facts()
+	f.TLS, f.ServerName = true, name
+	if !i.in.declared && !i.l.Names(name) {
 		i.w.undeclared(i.in, nil)
 		return
 	}
@@ -288,8 +325,8 @@ func (i *inspector) decideHTTP(st *state, h *http1.Head, valid bool) {
 	if i.end() {
 		return
 	}
-	ch := i.l.Chain(listener.Facts{Dst: i.in.dst})
-	if !st.isDeclared(i.in) {
+	ch := i.l.Chain(i.in.facts())
+	if !i.in.declared {
 		t := st.table(ch)
 		if !valid || t == nil || !t.Declared(h.Authority) {
 			i.w.undeclared(i.in, i.l)
@@ -304,11 +341,16 @@ func (i *inspector) decideByAddress() {
 	if i.end() {
 		return
 	}
-	if !i.w.p.state.Load().isDeclared(i.in) {
+	if !i.in.declared {
 		i.w.undeclared(i.in, i.l)
 		return
 	}
-	i.w.take(i.in, i.l.Chain(listener.Facts{Dst: i.in.dst, ServerName: i.in.name}), nil)
+	f := i.in.facts()
+	f.ServerName = i.in.name
+	if i.w.sniffs(i.l) {
+		f.Protocol = httpinspector.None
+	}
+	i.w.take(i.in, i.l.Chain(f), nil)
 }
 
 var _ xds.Sink = (*Plane)(nil)

@@ -33,6 +33,8 @@ type Options struct {
 	ProxyDeclaredOnly bool
 	// OriginalDst tells where a redirected connection was meant to go.
 	OriginalDst func(fd int) (netip.AddrPort, error)
+	// NewSocket makes the sockets of listeners that have their own, see listener.Open; nil: in this process's namespace.
+	NewSocket func(family int) (int, error)
 	// Resolve looks up a name that nothing declares, for the forward proxy. It may block.
 	Resolve func(ctx context.Context, name string) ([]netip.Addr, error)
 	// Via is the forward proxy for detour's own connections; nil: none.
@@ -57,6 +59,7 @@ type Plane struct {
 	applied  time.Time       // guarded by mu
 	rejected []xds.Rejection // guarded by mu
 	bound    []Bound         // guarded by mu
+	own      ownSockets      // guarded by mu
 	draining atomic.Bool
 	hungUp   hangups
 
@@ -71,6 +74,7 @@ type state struct {
 	tables    map[string]*route.Table
 	listeners *listener.Set
 	configs   map[string]*listener.Config
+	own       map[listener.Own]*listener.Config         // by the sockets they have of their own
 	made      map[*listenerv3.Listener]*listener.Config // what each good message of the snapshot was compiled to
 	declared  map[netip.Addr]bool                       // addresses that belong to a declared host
 	names     map[string][]netip.Addr                   // declared hosts' addresses
@@ -148,7 +152,7 @@ func (p *Plane) Set(s *xds.Snapshot) xds.Result {
 		st.configs[c.Name] = c
 		all = append(all, c)
 	}
-	st.listeners = listener.NewSet(all)
+	st.listeners, st.own = listener.NewSet(all), ownersOf(all)
 	st.declare(s, all)
 	bad = append(p.Clusters.Update(s), bad...)
 	st.clusters = p.Clusters.Table()
@@ -160,6 +164,7 @@ func (p *Plane) Set(s *xds.Snapshot) xds.Result {
 	}
 	p.state.Store(st)
 	p.mu.Lock()
+	bad = append(bad, p.openOwn(st)...)
 	p.applied, p.rejected = time.Now(), bad
 	p.mu.Unlock()
 	p.Stats.Detour().SnapshotUpdates.Inc()
@@ -228,6 +233,7 @@ func (p *Plane) closeAllIdle() {
 // Drain stops accepting and closes each connection after its current request. It returns at once.
 func (p *Plane) Drain() {
 	p.draining.Store(true)
+	p.removeOwn()
 	for _, w := range p.workers {
 		w.d.Post(w.drain)
 	}
@@ -243,6 +249,7 @@ func (p *Plane) Connections() (n int) {
 
 // Stop ends the workers and closes every connection.
 func (p *Plane) Stop() {
+	p.removeOwn()
 	for _, w := range p.workers {
 		w.d.Post(func() { // in one turn: a loop that finds itself stopped does not look at what was posted
 			w.closeAll()

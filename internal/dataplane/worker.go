@@ -31,6 +31,7 @@ type worker struct {
 	pools     *upstream.Pools
 	mirrors   mirror.Mirrors
 	listeners map[*event.Listener]bool
+	own       map[listener.Own]*event.Listener // those of listeners' own sockets
 	conns     map[closer]bool
 	open      atomic.Int64
 	httpStats map[string]*stats.HTTP
@@ -47,7 +48,7 @@ func newWorker(p *Plane) (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &worker{p: p, d: d, listeners: map[*event.Listener]bool{}, conns: map[closer]bool{},
+	w := &worker{p: p, d: d, listeners: map[*event.Listener]bool{}, own: map[listener.Own]*event.Listener{}, conns: map[closer]bool{},
 		httpStats: map[string]*stats.HTTP{}, tcpStats: map[string]*stats.TCP{}}
 	w.trim.Init(d, func() {
 		if w.buffers.Trim() {
@@ -93,10 +94,10 @@ func (k Kind) String() string {
 // Bound is a listening socket.
 type Bound struct {
 	Name string
-	Addr netip.AddrPort
+	listener.Own
 }
 
-// Bound gives the sockets that Listen took over.
+// Bound gives the sockets that Listen took over, and those that listeners have of their own.
 func (p *Plane) Bound() []Bound {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -112,7 +113,7 @@ func (p *Plane) Listen(fd int, kind Kind) error {
 	}
 	local := event.AddrPort(sa)
 	p.mu.Lock()
-	p.bound = append(p.bound, Bound{Name: kind.String(), Addr: local})
+	p.bound = append(p.bound, Bound{Name: kind.String(), Own: listener.Own{Addr: local}})
 	p.mu.Unlock()
 	for i, w := range p.workers {
 		own := fd
@@ -166,8 +167,22 @@ type inbound struct {
 	local  netip.AddrPort
 	dst    netip.AddrPort // where the application wanted to go; its address may be invalid where only name is known
 	name   string         // host of a CONNECT
+	own    bool           // accepted on a socket of a listener's own: there is no dst
 	early  []byte
+	// declared says that dst belongs to a declared host.
+	declared bool
 }
+
+// facts are what is known of a connection before its first bytes.
+func (in *inbound) facts() listener.Facts {
+	if in.own {
+		return listener.Facts{Dst: in.local}
+	}
+	return listener.Facts{Dst: in.dst}
+}
+
+// port is the one that the application connected to; 0 for a Unix socket.
+func (in *inbound) port() uint16 { return in.facts().Dst.Port() }
 
 func (w *worker) accept(fd int, peer netip.AddrPort, kind Kind, local netip.AddrPort) {
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)

@@ -66,6 +66,9 @@ type Rejection struct {
 	TypeURL string
 	Name    string
 	Reason  string
+	// Listen is the address that a Listener has a socket of its own at, where that could not be opened: IP:PORT or
+	// unix://PATH.
+	Listen string
 }
 
 // MetadataKey is the filter_metadata key under which translate says what Envoy's own fields can't.

@@ -1,8 +1,10 @@
 package pipeline
 
 import (
+	"net"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
@@ -35,9 +37,42 @@ func sinkIssues(rejected []xds.Rejection, set *config.Set, known []config.Issue)
 				break
 			}
 		}
+		if r.Listen != "" {
+			if o, field := listenerOf(r.Listen, set); o != nil {
+				i.Object, i.Origin, i.Field = o.Key, o.At(field), field
+			}
+		}
 		out = append(out, i)
 	}
 	return out
+}
+
+// Refused gives what the sink refused as errors, for a start that can't go on without it.
+func (p *Pipeline) Refused(rejected []xds.Rejection) error {
+	status := p.Status()
+	out := sinkIssues(rejected, status.Set, status.Issues)
+	for i := range out {
+		out[i].Severity = config.Error
+	}
+	return Errors(out)
+}
+
+// listenerOf finds the Sidecar that asks for a socket at an address, and where.
+func listenerOf(address string, set *config.Set) (*config.Object, string) {
+	host, port, _ := net.SplitHostPort(address)
+	for _, o := range set.All(config.Sidecar) {
+		for i, e := range o.Spec.(*networking.Sidecar).Egress {
+			bind := e.Bind
+			if bind == "" {
+				bind = "127.0.0.1"
+			}
+			number := e.GetPort().GetNumber()
+			if e.Bind == address || bind == host && (number == 0 || strconv.FormatUint(uint64(number), 10) == port) {
+				return o, "spec.egress[" + strconv.Itoa(i) + "]"
+			}
+		}
+	}
+	return nil, ""
 }
 
 // warned tells whether validation said of an object about the host that the engine does not serve something of it.

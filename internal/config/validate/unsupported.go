@@ -32,12 +32,6 @@ var Refusals = []Refusal{
 		"is about HTTP/2, which is not served by the embedded engine yet"},
 	{config.DestinationRule, "*.tunnel", nil,
 		"CONNECT tunnels are not served by the embedded engine yet: connections to the TCP and TLS ports of this host are reset"},
-	{config.Sidecar, "spec.egress.bind", []string{"UNIX://*"},
-		"a unix socket is not opened by the embedded engine: nobody can connect to it"},
-	{config.Sidecar, "spec.egress.captureMode", []string{"NONE"},
-		"a socket of its own is not opened by the embedded engine: only connections that are redirected to detour are served"},
-	{config.Sidecar, "spec.egress.port.protocol", []string{"HTTP_PROXY"},
-		"a socket for HTTP_PROXY is not opened by the embedded engine, whose own forward proxy serves such requests"},
 }
 
 // refusals warns of every field that is set and refused.

@@ -183,9 +183,13 @@ func TestVerdicts(t *testing.T) {
 			"spec.hosts[0] DTR0401, spec.hosts[2] DTR0401"},
 		{api + "VirtualService\nspec: {hosts: ['*'], gateways: [gw], tcp: [{}]}", "note spec.gateways DTR0013"},
 		{api + "VirtualService\nspec: {hosts: [a.com], tcp: [{route: [{destination: {host: a.com}}]}]}", ""},
-		{"apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: x}\nspec: {egress: [{bind: 'unix:///run/x', port: {number: 1, protocol: HTTP, name: a}, hosts: ['*/*']}, " +
-			"{captureMode: NONE, bind: 127.0.0.1, port: {number: 2, protocol: HTTP_PROXY, name: b}, hosts: ['*/*']}, {bind: 127.0.0.1, port: {number: 3, protocol: HTTP, name: c}, hosts: ['*/*']}]}",
-			"warning spec.egress[0].bind " + config.CodeUnsupported + ", warning spec.egress[1].captureMode " + config.CodeUnsupported + ", warning spec.egress[1].port.protocol " + config.CodeUnsupported},
+		{"apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: x}\nspec: {egress: [{bind: 'unix:///run/x', port: {protocol: HTTP, name: a}, hosts: ['*/*']}, {bind: 'unix://@x', port: {number: 0, protocol: TCP, name: d}, hosts: ['~default/*']}, " +
+			"{captureMode: NONE, bind: 127.0.0.1, port: {number: 2, protocol: HTTP_PROXY, name: b}, hosts: ['*/*']}, {bind: 127.0.0.1, port: {number: 3, protocol: HTTP, name: c}, hosts: ['~/*']}, {hosts: ['*/*']}]}", ""},
+		{"apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: x}\nspec: {egress: [{hosts: ['*/*']}, {bind: 'unix:///run/x', port: {number: 1, protocol: HTTP, name: a}, hosts: ['*/*']}, " +
+			"{bind: 'unix://x', captureMode: NONE, hosts: ['*/*']}, {captureMode: IPTABLES, bind: 'unix:///run/y', port: {protocol: HTTPP, name: b}, hosts: ['~a.b/*']}, {port: {number: 0, protocol: HTTP, name: c}, hosts: ['*/*']}, " +
+			"{port: {number: 1, protocol: HTTP, name: c}, hosts: ['*/*']}], outboundTrafficPolicy: {mode: REGISTRY_ONLY, egressProxy: {host: a.com}}}",
+			"spec.egress[0] DTR0601, spec.egress[1].port.number DTR0601, spec.egress[2] DTR0601, spec.egress[2].bind DTR0601, spec.egress[2].port DTR0601, spec.egress[3].captureMode DTR0601, spec.egress[3].hosts[0] DTR0601, spec.egress[3].port.protocol DTR0601, " +
+				"spec.egress[4].port.number DTR0601, spec.egress[5] DTR0601, spec.outboundTrafficPolicy.egressProxy DTR0601"},
 	} {
 		objects, issues := decode.File("f", []byte(tt.in))
 		if len(issues) > 0 || len(objects) != 1 {

@@ -4,6 +4,7 @@
 package listener
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	snidfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_dynamic_forward_proxy/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 
+	"detour.dev/detour/internal/dataplane/listenerfilter/httpinspector"
 	"detour.dev/detour/internal/xds"
 )
 
@@ -26,10 +28,16 @@ const StreamIdle = 5 * time.Minute
 type Config struct {
 	Name  string
 	Addrs []netip.AddrPort
+	// Own are the sockets that the listener has of its own; none: it gets redirected connections only (bind_to_port false).
+	Own []Own
 	// Peek says that connections to undeclared addresses on this port are looked at before they pass.
 	Peek bool
 	// TLS says that some chain asks for the server name; HTTP, that some chain speaks HTTP.
 	TLS, HTTP bool
+	// Sniff says that some chain is for connections that speak HTTP alone (filter_chain_match.application_protocols), and
+	// SniffTime how long their first bytes are waited for, 0 for ever (listener_filters_timeout).
+	Sniff     bool
+	SniffTime time.Duration
 	// Refused says which chains can't be served and why; their connections are reset, the others' are served.
 	Refused  []error
 	chains   []chain
@@ -73,9 +81,10 @@ func (c *Chain) To(random uint64) string {
 
 type chain struct {
 	Chain
-	prefixes []netip.Prefix
-	servers  []string // lower case; "*.example.com" matches any name under it
-	tls      tlsMatch
+	prefixes  []netip.Prefix
+	servers   []string // lower case; "*.example.com" matches any name under it
+	tls       tlsMatch
+	protocols []string
 }
 
 type tlsMatch uint8
@@ -95,16 +104,19 @@ func Compile(l *listenerv3.Listener) (*Config, error) {
 		addrs = append(addrs, a.GetAddress())
 	}
 	for _, a := range addrs {
-		if p := a.GetPipe(); p != nil {
-			return nil, fmt.Errorf("address: %s: listening on a unix socket is not supported", p.GetPath())
-		}
-		ip, err := netip.ParseAddr(a.GetSocketAddress().GetAddress())
+		own, err := ownAddress(a)
 		if err != nil {
-			return nil, fmt.Errorf("address: %w", err)
+			return nil, err
 		}
-		c.Addrs = append(c.Addrs, netip.AddrPortFrom(ip.Unmap(), uint16(a.GetSocketAddress().GetPortValue())))
+		if own.Path == "" {
+			c.Addrs = append(c.Addrs, own.Addr)
+		}
+		if l.GetBindToPort() == nil || l.GetBindToPort().GetValue() {
+			c.Own = append(c.Own, own)
+		}
 	}
 	c.Peek = l.GetMetadata().GetFilterMetadata()[xds.MetadataKey].GetFields()[xds.MetaPeek].GetBoolValue()
+	c.SniffTime = l.GetListenerFiltersTimeout().AsDuration()
 	for i, fc := range l.GetFilterChains() {
 		one, err := compileChain(fc)
 		if err != nil {
@@ -113,6 +125,7 @@ func Compile(l *listenerv3.Listener) (*Config, error) {
 		c.compileFilters(&one, fc, fmt.Sprintf("filter_chains[%d]", i))
 		c.TLS = c.TLS || len(one.servers) > 0 || one.tls == onlyTLS
 		c.HTTP = c.HTTP || one.Routes != ""
+		c.Sniff = c.Sniff || len(one.protocols) > 0
 		c.chains = append(c.chains, one)
 	}
 	if fc := l.GetDefaultFilterChain(); fc != nil {
@@ -150,6 +163,7 @@ func compileChain(fc *listenerv3.FilterChain) (c chain, err error) {
 	for _, s := range m.GetServerNames() {
 		c.servers = append(c.servers, strings.ToLower(s))
 	}
+	c.protocols = m.GetApplicationProtocols()
 	switch t := m.GetTransportProtocol(); t {
 	case "":
 	case "tls":
@@ -237,10 +251,13 @@ type Facts struct {
 	Dst        netip.AddrPort
 	TLS        bool
 	ServerName string // lower case
+	// Protocol is what the first bytes were found to be, as httpinspector names it; empty where nobody looked, which
+	// counts as HTTP/1.1.
+	Protocol string
 }
 
-// Chain chooses as Envoy does (FilterChainMatch): the most specific destination first, then the server name, then the
-// transport, each step among what the one before left; nil when nothing fits.
+// Chain chooses as Envoy does (FilterChainMatch): the most specific destination first, then the server name, the transport
+// and the protocol, each step among what the one before left; nil when nothing fits.
 func (c *Config) Chain(f Facts) *Chain {
 	best, bestBits := []*chain{}, -2
 	for i := range c.chains {
@@ -269,14 +286,22 @@ func (c *Config) choose(among []*chain, f Facts) *Chain {
 			named = append(named, ch)
 		}
 	}
-	i := slices.IndexFunc(named, func(ch *chain) bool { return ch.tls == onlyTLS && f.TLS || ch.tls == onlyPlain && !f.TLS })
-	if i < 0 {
-		i = slices.IndexFunc(named, func(ch *chain) bool { return ch.tls == anyTransport })
+	transport := onlyPlain
+	if f.TLS {
+		transport = onlyTLS
 	}
-	if i < 0 {
-		return c.fallback
+	if !slices.ContainsFunc(named, func(ch *chain) bool { return ch.tls == transport }) {
+		transport = anyTransport
 	}
-	return &named[i].Chain
+	protocol := cmp.Or(f.Protocol, httpinspector.HTTP11)
+	for _, speaks := range []bool{true, false} {
+		for _, ch := range named {
+			if ch.tls == transport && (speaks && slices.Contains(ch.protocols, protocol) || !speaks && len(ch.protocols) == 0) {
+				return &ch.Chain
+			}
+		}
+	}
+	return c.fallback
 }
 
 // destination gives the length of the longest prefix that has the address; -1 for a chain that names none.
@@ -317,6 +342,14 @@ func (c *Config) Names(server string) bool {
 	return slices.ContainsFunc(c.chains, func(ch chain) bool {
 		_, ok := ch.server(server)
 		return ok && len(ch.servers) > 0
+	})
+}
+
+// Takes says whether some chain is for a range that has the address.
+func (c *Config) Takes(ip netip.Addr) bool {
+	return slices.ContainsFunc(c.chains, func(ch chain) bool {
+		bits, ok := ch.destination(ip)
+		return ok && bits >= 0
 	})
 }
 

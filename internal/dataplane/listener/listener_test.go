@@ -92,6 +92,40 @@ func TestChain(t *testing.T) {
 	}
 }
 
+// TestProtocol: a chain for HTTP takes what speaks it, the default the rest, and a range comes before both.
+func TestProtocol(t *testing.T) {
+	chain := func(cluster string, m *listenerv3.FilterChainMatch) *listenerv3.FilterChain {
+		return &listenerv3.FilterChain{FilterChainMatch: m, Filters: []*listenerv3.Filter{filter(t, tcp(cluster))}}
+	}
+	l := at("0.0.0.0", 80,
+		chain("http", &listenerv3.FilterChainMatch{TransportProtocol: "raw_buffer", ApplicationProtocols: []string{"http/1.1", "h2c"}}),
+		chain("net", &listenerv3.FilterChainMatch{PrefixRanges: prefix("10.0.0.0", 8)}))
+	l.DefaultFilterChain = chain("rest", nil)
+	l.ListenerFiltersTimeout = durationpb.New(time.Second)
+	c := compile(t, l)
+	for _, k := range []struct {
+		dst, protocol string
+		tls           bool
+		want          string
+	}{
+		{"192.0.2.1", "", false, "http"},
+		{"192.0.2.1", "http/1.1", false, "http"},
+		{"192.0.2.1", "h2c", false, "http"},
+		{"192.0.2.1", "http/1.0", false, "rest"},
+		{"192.0.2.1", "none", false, "rest"},
+		{"192.0.2.1", "", true, "rest"},
+		{"10.2.2.2", "http/1.1", false, "net"},
+	} {
+		got := c.Chain(Facts{Dst: netip.AddrPortFrom(netip.MustParseAddr(k.dst), 80), TLS: k.tls, Protocol: k.protocol})
+		if got == nil || got.Cluster != k.want {
+			t.Errorf("%+v: %+v", k, got)
+		}
+	}
+	if !c.Sniff || c.SniffTime != time.Second || !c.Takes(netip.MustParseAddr("10.2.2.2")) || c.Takes(netip.MustParseAddr("192.0.2.1")) {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestSet(t *testing.T) {
 	any80, own80, second := compile(t, at("0.0.0.0", 80)), compile(t, at("240.240.0.1", 80)), compile(t, at("240.240.0.1", 80))
 	s := NewSet([]*Config{any80, own80, second, compile(t, at("::", 81))})
@@ -137,7 +171,7 @@ func TestRefuses(t *testing.T) {
 		want string
 	}{
 		"no address":  {&listenerv3.Listener{}, "address"},
-		"unix socket": {&listenerv3.Listener{Address: &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: "/run/x"}}}}, "/run/x: listening on a unix socket"},
+		"empty path":  {&listenerv3.Listener{Address: &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{}}}}, "pipe.path is empty"},
 		"no filters":  {at("1.1.1.1", 1, &listenerv3.FilterChain{}), "filter_chains[0] (): no filters"},
 		"weighted":    {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, weighted)}}), "names no cluster"},
 		"metadata":    {at("1.1.1.1", 1, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, metadata)}}), "metadata_match is not supported"},

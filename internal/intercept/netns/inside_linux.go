@@ -77,6 +77,14 @@ func (h *helper) socket(family int) (int, error) {
 	return fds[0], nil
 }
 
+// NewSocket makes a stream socket of an address family in COMMAND's network namespace, non-blocking and close-on-exec.
+func (s *Session) NewSocket(family int) (int, error) {
+	if s.helper == nil {
+		return -1, ErrUnavailable
+	}
+	return s.helper.socket(family)
+}
+
 // close ends the helper, whose parent is this process, and reaps it.
 func (h *helper) close() {
 	h.file.Close()

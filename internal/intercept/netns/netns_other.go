@@ -90,6 +90,9 @@ func (s *Session) DialInside(context.Context, netip.AddrPort) (net.Conn, error) 
 	return nil, ErrUnavailable
 }
 
+// NewSocket has no inside on this system.
+func (s *Session) NewSocket(int) (int, error) { return -1, ErrUnavailable }
+
 // Close stops passing signals on.
 func (s *Session) Close() error {
 	signal.Stop(s.signals)
