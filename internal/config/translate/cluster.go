@@ -94,7 +94,7 @@ func (c *compiler) cluster(cc *clusterContext) (*clusterv3.Cluster, *endpointv3.
 		ConnectTimeout: c.mesh.connectTimeout,
 		CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{}},
 		LbPolicy:       clusterv3.Cluster_LEAST_REQUEST,
-		Metadata:       clusterMetadata(cc),
+		Metadata:       c.clusterMetadata(cc),
 	}
 	groups := c.place(cc.members, c.placementFor(cc.policy), cc.policy.outlier != nil)
 	var assignment *endpointv3.ClusterLoadAssignment
@@ -108,7 +108,7 @@ func (c *compiler) cluster(cc *clusterContext) (*clusterv3.Cluster, *endpointv3.
 		cl.LoadAssignment = c.loadAssignment(name, groups)
 	case networking.ServiceEntry_STATIC:
 		cl.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
-		cl.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{ServiceName: name, EdsConfig: adsSource()}
+		cl.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{ServiceName: name, EdsConfig: share(c, adsSource())}
 		assignment = c.loadAssignment(name, groups)
 	case networking.ServiceEntry_DYNAMIC_DNS:
 		c.forwardDynamically(cl, s.host)
@@ -126,6 +126,8 @@ func (c *compiler) cluster(cc *clusterContext) (*clusterv3.Cluster, *endpointv3.
 	if cl.LbPolicy == clusterv3.Cluster_CLUSTER_PROVIDED {
 		assignment = nil
 	}
+	cl.CommonLbConfig, cl.CircuitBreakers = share(c, cl.CommonLbConfig), share(c, cl.CircuitBreakers)
+	cl.OutlierDetection, cl.TransportSocket = share(c, cl.OutlierDetection), share(c, cl.TransportSocket)
 	return cl, assignment
 }
 
@@ -139,22 +141,24 @@ func adsSource() *corev3.ConfigSource {
 }
 
 // clusterMetadata names the DestinationRule and the subset, where istioctl looks for them.
-func clusterMetadata(cc *clusterContext) *corev3.Metadata {
-	istio := map[string]any{
-		"services": []any{map[string]any{
-			"host": cc.service.host, "name": cc.service.host, "namespace": cc.service.first.Namespace,
-		}},
+func (c *compiler) clusterMetadata(cc *clusterContext) *corev3.Metadata {
+	host := structpb.NewStringValue(cc.service.host)
+	service := structpb.NewStructValue(&structpb.Struct{Fields: map[string]*structpb.Value{
+		"host": host, "name": host, "namespace": share(c, structpb.NewStringValue(cc.service.first.Namespace)),
+	}})
+	istio := map[string]*structpb.Value{
+		"services": structpb.NewListValue(&structpb.ListValue{Values: []*structpb.Value{service}}),
 	}
 	if cc.service.external() {
-		istio["external"] = true
+		istio["external"] = share(c, structpb.NewBoolValue(true))
 	}
 	if cc.from != nil {
-		istio["config"] = configPath(cc.from)
+		istio["config"] = structpb.NewStringValue(configPath(cc.from))
 	}
 	if cc.subset != nil {
-		istio["subset"] = cc.subset.Name
+		istio["subset"] = share(c, structpb.NewStringValue(cc.subset.Name))
 	}
-	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"istio": mustStruct(istio)}}
+	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"istio": {Fields: istio}}}
 }
 
 // mustStruct makes a Struct of strings, booleans, lists and maps, which can't fail on valid UTF-8.

@@ -28,6 +28,7 @@ type Compiler struct {
 	compiled int    // units compiled so far
 	// delegations are VirtualServices with their delegates in place, of the last front.
 	delegations map[*config.Object]*delegation
+	pool        pool
 }
 
 // NewCompiler makes a Compiler that knows nothing yet.

@@ -7,7 +7,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"detour.dev/detour/internal/config"
@@ -110,12 +109,13 @@ func usable(m member, r networking.ServiceEntry_Resolution) bool {
 
 // loadAssignment groups endpoints by locality and priority.
 func (c *compiler) loadAssignment(name string, groups []localityGroup) *endpointv3.ClusterLoadAssignment {
-	out := &endpointv3.ClusterLoadAssignment{ClusterName: name}
+	out := &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: make([]*endpointv3.LocalityLbEndpoints, 0, len(groups))}
 	for _, g := range groups {
 		ll := &endpointv3.LocalityLbEndpoints{
-			Locality:            g.locality.proto(),
+			Locality:            share(c, g.locality.proto()),
 			Priority:            g.priority,
-			LoadBalancingWeight: wrapperspb.UInt32(g.weight),
+			LoadBalancingWeight: number(g.weight),
+			LbEndpoints:         make([]*endpointv3.LbEndpoint, 0, len(g.members)),
 		}
 		for _, m := range g.members {
 			ll.LbEndpoints = append(ll.LbEndpoints, m.lbEndpoint())
@@ -134,7 +134,7 @@ func (m member) lbEndpoint() *endpointv3.LbEndpoint {
 	}
 	return &endpointv3.LbEndpoint{
 		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: addr, Hostname: m.hostname}},
-		LoadBalancingWeight: wrapperspb.UInt32(m.weight),
+		LoadBalancingWeight: number(m.weight),
 	}
 }
 

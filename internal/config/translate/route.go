@@ -303,8 +303,8 @@ func addressDomain(a netip.Addr) string {
 func (c *compiler) defaultRoute(s *service, port servicePort) *routev3.Route {
 	action := &routev3.RouteAction{
 		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterName(port.number, "", s.host)},
-		Timeout:          durationpb.New(0),
-		RetryPolicy:      c.retryPolicy(nil, false),
+		Timeout:          share(c, durationpb.New(0)),
+		RetryPolicy:      share(c, c.retryPolicy(nil, false)),
 		HashPolicy:       requestHash(c.defaultHash(s, port)),
 	}
 	c.limitByClient(action)
@@ -313,9 +313,9 @@ func (c *compiler) defaultRoute(s *service, port servicePort) *routev3.Route {
 	}
 	return &routev3.Route{
 		Name:     "default",
-		Match:    everything(),
+		Match:    share(c, everything()),
 		Action:   &routev3.Route_Route{Route: action},
-		Metadata: c.routeMetadata(nil, c.mesh.retries == nil),
+		Metadata: share(c, c.routeMetadata(nil, c.mesh.retries == nil)),
 	}
 }
 
