@@ -21,7 +21,8 @@ func (p *Pools) Ask(c *cluster.Cluster, q Queued) {
 		return
 	}
 	if p.wishes[b] == nil {
-		w := &cluster.Wish{Since: p.D.Now(), Grant: func() { p.D.Post(func() { p.granted(c) }) }}
+		w := &cluster.Wish{Since: p.D.Now()}
+		w.Grant = func() { p.D.Post(func() { p.granted(c, w) }) }
 		w.Held.Store(int64(p.places[b]))
 		if p.wishes == nil {
 			p.wishes = map[*cluster.Breaker]*cluster.Wish{}
@@ -36,10 +37,13 @@ func (p *Pools) Ask(c *cluster.Cluster, q Queued) {
 	}
 }
 
-// granted receives a place. Where no request takes it, it goes on.
-func (p *Pools) granted(c *cluster.Cluster) {
+// granted receives the place that was wished for. Where no request takes it, it goes on. A wish that was made since, because
+// this one was taken back too late, stands.
+func (p *Pools) granted(c *cluster.Cluster, w *cluster.Wish) {
 	b := c.Breaker()
-	delete(p.wishes, b)
+	if p.wishes[b] == w {
+		delete(p.wishes, b)
+	}
 	p.hold(b, 1)
 	p.grant = b
 	if list := p.queued[b]; len(list) > 0 {
