@@ -19,7 +19,9 @@ import (
 	"detour.dev/detour/internal/dataplane/cluster"
 	"detour.dev/detour/internal/dataplane/lb"
 	"detour.dev/detour/internal/dataplane/proxyerr"
+	"detour.dev/detour/internal/dataplane/upstream/tlstransport"
 	"detour.dev/detour/internal/testcert"
+	"detour.dev/detour/internal/xds"
 )
 
 // secured is a static cluster whose endpoint must show a certificate for a.test.
@@ -229,5 +231,36 @@ func TestRetain(t *testing.T) {
 	contexts.Retain(nil)
 	if len(contexts.all) != 0 {
 		t.Error("settings of a cluster that is gone were kept")
+	}
+}
+
+// Two versions of one cluster are connected to at the same time: each has its own settings, and its sessions, for as long as
+// it is the one in force.
+func TestTwoVersions(t *testing.T) {
+	addr := netip.MustParseAddrPort("192.0.2.1:1")
+	r := newRig(t, secured(t, newCA(t), addr))
+	contexts := &TLSContexts{Log: slog.New(slog.DiscardHandler)}
+	get := func(c *cluster.Cluster) *tlstransport.Context {
+		t.Helper()
+		ctx, err := contexts.Get(c.Config())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ctx
+	}
+	old := r.p.Clusters.Get("static")
+	first := get(old)
+	r.p.Clusters.Update(&xds.Snapshot{Clusters: []*clusterv3.Cluster{secured(t, newCA(t), addr)}})
+	current := r.p.Clusters.Get("static")
+	second := get(current)
+	if first == second {
+		t.Fatal("another CA, the same settings")
+	}
+	if get(old) != first || get(current) != second {
+		t.Error("one version's settings took the place of the other's")
+	}
+	contexts.Retain(r.p.Clusters.Table())
+	if len(contexts.all) != 1 || get(current) != second {
+		t.Errorf("%d settings are kept for the one version in force", len(contexts.all))
 	}
 }

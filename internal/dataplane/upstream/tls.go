@@ -17,11 +17,15 @@ type TLSContexts struct {
 	Log *slog.Logger
 
 	mu  sync.Mutex
-	all map[*cluster.Config]*tlsEntry // guarded by mu
+	all map[tlsKey]*tlsEntry // guarded by mu
 }
 
+// tlsKey tells two versions of a cluster apart, both of which may be connected to. Versions that connect alike have one.
+type tlsKey struct{ cluster, pool string }
+
+func keyOf(cfg *cluster.Config) tlsKey { return tlsKey{cfg.Name, cfg.PoolKey} }
+
 type tlsEntry struct {
-	key string
 	ctx *tlstransport.Context
 	err error
 }
@@ -31,34 +35,26 @@ type tlsEntry struct {
 func (t *TLSContexts) Get(cfg *cluster.Config) (*tlstransport.Context, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e := t.all[cfg]; e != nil {
+	if e := t.all[keyOf(cfg)]; e != nil {
 		return e.ctx, e.err
 	}
 	if t.all == nil {
-		t.all = map[*cluster.Config]*tlsEntry{}
+		t.all = map[tlsKey]*tlsEntry{}
 	}
-	for old, e := range t.all {
-		if old.Name == cfg.Name {
-			delete(t.all, old)
-			if e.key == cfg.PoolKey {
-				t.all[cfg] = e
-				return e.ctx, e.err
-			}
-		}
-	}
-	e := &tlsEntry{key: cfg.PoolKey}
+	e := &tlsEntry{}
 	e.ctx, e.err = t.compile(cfg)
-	t.all[cfg] = e
+	t.all[keyOf(cfg)] = e
 	return e.ctx, e.err
 }
 
-// Retain forgets the settings of clusters that are gone.
+// Retain forgets the settings of clusters that are gone, and of versions that are not in force any more; who still connects
+// by one has them made anew.
 func (t *TLSContexts) Retain(clusters map[string]*cluster.Cluster) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for cfg := range t.all {
-		if clusters[cfg.Name] == nil {
-			delete(t.all, cfg)
+	for key := range t.all {
+		if c := clusters[key.cluster]; c == nil || keyOf(c.Config()) != key {
+			delete(t.all, key)
 		}
 	}
 }
