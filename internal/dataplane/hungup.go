@@ -47,7 +47,7 @@ func (h *hangups) report(p *Plane, cluster string, e *lb.Endpoint, sni string) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), hangupTimeout)
 		defer cancel()
-		names, _, err := tlstransport.Probe(ctx, e.String(), sni)
+		names, err := p.certificateNames(ctx, e.Host, sni)
 		if (&x509.Certificate{DNSNames: names}).VerifyHostname(sni) == nil {
 			return // the name is there: the client had its own reason, or said all it had to say in few bytes
 		}
@@ -59,4 +59,15 @@ func (h *hangups) report(p *Plane, cluster string, e *lb.Endpoint, sni string) {
 			"cluster", cluster, "endpoint", e.Name, "address", e.String(), "locality", lb.LocalityName(e.Locality),
 			"asked_for", sni, "certificate_names", carries)
 	}()
+}
+
+// certificateNames asks an endpoint for its certificate, on the way that connections to it take.
+func (p *Plane) certificateNames(ctx context.Context, h *lb.Host, sni string) ([]string, error) {
+	c, err := p.Via.Dial(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	names, _, err := tlstransport.Probe(ctx, c, sni)
+	return names, err
 }

@@ -1,10 +1,12 @@
 package upstream
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -125,6 +127,28 @@ func (f *ForwardProxy) For(h *lb.Host) *via {
 	return v
 }
 
+// Dial makes a connection to the endpoint for something that is no request, on the way that requests take. It blocks until ctx
+// ends, and belongs on no loop. The connection has ctx's deadline.
+func (f *ForwardProxy) Dial(ctx context.Context, h *lb.Host) (net.Conn, error) {
+	var dialer net.Dialer
+	v := f.For(h)
+	if v == nil {
+		return dialer.DialContext(ctx, "tcp", h.String())
+	}
+	c, err := dialer.DialContext(ctx, "tcp", v.addr.String())
+	if err != nil {
+		return nil, err
+	}
+	if end, ok := ctx.Deadline(); ok {
+		_ = c.SetDeadline(end)
+	}
+	if _, failed := newViaHandshake(v, h).step(c); failed != nil {
+		c.Close()
+		return nil, failed.Cause
+	}
+	return c, nil
+}
+
 // isAuthority says whether a text can stand as the target of a request without changing what the request says.
 func isAuthority(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f })
@@ -151,7 +175,7 @@ func newViaHandshake(v *via, _ *lb.Host) *viaHandshake {
 
 // step goes on as far as the socket lets it. It reads byte by byte up to the end of the head, since what follows belongs
 // to whoever uses the connection.
-func (v *viaHandshake) step(s event.Stream) (done bool, failed *proxyerr.Error) {
+func (v *viaHandshake) step(s io.ReadWriter) (done bool, failed *proxyerr.Error) {
 	for len(v.out) > 0 {
 		n, err := s.Write(v.out)
 		if err == event.ErrAgain {

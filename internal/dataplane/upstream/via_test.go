@@ -1,12 +1,16 @@
 package upstream
 
 import (
+	"bufio"
+	"context"
 	"errors"
 	"io"
+	"net/http"
 	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"detour.dev/detour/internal/dataplane/event"
 	"detour.dev/detour/internal/dataplane/lb"
@@ -210,6 +214,44 @@ func TestConnectHandshake(t *testing.T) {
 				return
 			}
 		})
+	}
+}
+
+// TestForwardProxyDial: what is no request goes through the proxy too, and hears why not.
+func TestForwardProxyDial(t *testing.T) {
+	for answer, want := range map[string]string{
+		"HTTP/1.1 200 OK\r\n\r\nhello":         "",
+		"HTTP/1.1 403 Forbidden\r\n\r\n":       `refused CONNECT: "HTTP/1.1 403 Forbidden"`,
+		"SSH-2.0-OpenSSH_9.2\r\nhello\r\n\r\n": "refused CONNECT",
+	} {
+		addr, conns := listen(t)
+		f, err := NewForwardProxy(map[string]string{"https_proxy": "http://" + addr.String()}, resolveProxy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := make(chan string, 1)
+		go func() {
+			c := <-conns
+			defer c.Close()
+			req, _ := http.ReadRequest(bufio.NewReader(c))
+			asked <- req.Method + " " + req.Host
+			_, _ = io.WriteString(c, answer)
+		}()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		c, err := f.Dial(ctx, &lb.Host{Name: "db.test:443", Address: netip.MustParseAddrPort("192.0.2.1:443")})
+		if got := <-asked; got != "CONNECT db.test:443" {
+			t.Errorf("the proxy was asked for %q", got)
+		}
+		switch {
+		case want == "" && err == nil:
+			if b, _ := io.ReadAll(c); string(b) != "hello" {
+				t.Errorf("behind the answer came %q", b)
+			}
+			c.Close()
+		case want == "" || err == nil || !strings.Contains(err.Error(), want):
+			t.Errorf("%q gives %v, want %q", answer, err, want)
+		}
+		cancel()
 	}
 }
 

@@ -8,23 +8,13 @@ import (
 	"time"
 )
 
-// Probe makes a connection of its own to addr (IP:PORT) and tells which names the certificate there carries for
-// serverName as SNI, and until when it is valid. Nothing is verified and nothing is sent: it is for messages only. It
-// answers even when the server then refuses the handshake, for lack of a client certificate say. It blocks until ctx
-// ends.
-func Probe(ctx context.Context, addr, serverName string) (certNames []string, notAfter time.Time, err error) {
-	var dialer net.Dialer
-	raw, err := dialer.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, time.Time{}, err
-	}
-	defer raw.Close()
-	return probe(ctx, raw, serverName)
-}
-
 var errSeen = errors.New("certificate seen")
 
-func probe(ctx context.Context, raw net.Conn, serverName string) (names []string, notAfter time.Time, err error) {
+// Probe tells which names the certificate at the other end of a connection carries for serverName as SNI, and until when it
+// is valid. Nothing is verified and nothing is sent: it is for messages only. It answers even when the server then refuses
+// the handshake, for lack of a client certificate say. It blocks until ctx ends, and leaves a connection that is of no use but
+// to be closed.
+func Probe(ctx context.Context, raw net.Conn, serverName string) (names []string, notAfter time.Time, err error) {
 	seen := false
 	tc := tls.Client(raw, &tls.Config{
 		ServerName: serverName, MinVersion: tls.VersionTLS10, InsecureSkipVerify: true,

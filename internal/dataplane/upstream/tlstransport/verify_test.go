@@ -6,6 +6,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -289,12 +291,18 @@ func TestProbe(t *testing.T) {
 	config := serverConfig(t, pair)
 	config.ClientAuth = 4 // RequireAndVerifyClientCert: the probe has none
 	addr := tlsServer(t, config, nil)
-	names, until, err := Probe(t.Context(), addr.String(), "mydb.test")
+	dial := func(a fmt.Stringer) net.Conn {
+		t.Helper()
+		c := must(net.Dial("tcp", a.String()))(t)
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	names, until, err := Probe(t.Context(), dial(addr), "mydb.test")
 	if err != nil || !slices.Equal(names, []string{"dynamodb.us-east-1.test", "*.ddb.test"}) || !until.Equal(pair.Leaf.NotAfter) {
 		t.Errorf("%v, %s, %v", names, until, err)
 	}
 	plain := server(t, plainHTTP)
-	if _, _, err := Probe(t.Context(), plain.String(), "mydb.test"); kindOf(err) != KindProtocol {
+	if _, _, err := Probe(t.Context(), dial(plain), "mydb.test"); kindOf(err) != KindProtocol {
 		t.Errorf("a server without TLS: %v", err)
 	}
 }
