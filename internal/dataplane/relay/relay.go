@@ -172,6 +172,7 @@ const spliceLeast = 16 << 10
 func (r *Relay) fill(f *Flow) bool {
 	err := event.ErrNoSplice
 	if f.bulk {
+		r.put(f) // a receiver that lags holds a pipe for long, and one of the two is enough
 		var n int
 		n, err = f.splice.Fill(f.from.(*event.Socket), turnBytes)
 		f.bulk = err == nil && n >= spliceLeast || err == event.ErrAgain
@@ -215,6 +216,7 @@ func (r *Relay) put(f *Flow) {
 
 // finish passes the end of one direction on.
 func (r *Relay) finish(f *Flow) {
+	r.put(f)
 	if !f.fin {
 		f.fin = true
 		if err := f.to.CloseWrite(); err != nil && (!r.Up.eof || !r.Down.eof) {
