@@ -102,6 +102,11 @@ func (r *Router) decide(err *proxyerr.Error, exhausted bool) decision {
 	return r.spend(decide(s))
 }
 
+// ownPolicy says that the route's policy alone decides about requests that were sent, as in an Envoy.
+func (r *Router) ownPolicy() bool {
+	return r.route.Retry.Mode == route.RetryExplicit || r.p.Compat
+}
+
 // spend counts a second attempt, and turns it down where the budget is used up.
 func (r *Router) spend(d decision) decision {
 	st := r.cluster.Stats()
@@ -113,7 +118,7 @@ func (r *Router) spend(d decision) decision {
 	case d != again:
 		return d
 	}
-	own := r.route.Retry.Mode == route.RetryExplicit || r.p.Compat
+	own := r.ownPolicy()
 	if !own && !r.cluster.Retry().TryAcquire(r.now()) {
 		st.Detour.RetryBudget.Inc()
 		return giveUp
@@ -164,7 +169,7 @@ func (r *Router) after(d decision, err *proxyerr.Error) {
 	case again:
 		r.s.Body().Rewind()
 		r.resending = true
-		if r.route.Retry.Mode == route.RetryExplicit {
+		if r.ownPolicy() {
 			r.backOff(err)
 			return
 		}
@@ -198,20 +203,49 @@ func (r *Router) retryStatus() bool {
 	if d != again {
 		return r.spend(d) == again
 	}
-	own := r.route.Retry.Mode == route.RetryExplicit
-	if own {
-		r.wait, _ = r.route.Retry.ResetAfter(&r.resp, r.now())
+	if r.ownPolicy() {
+		return r.retryByPolicy()
 	}
-	r.resending = own // its own policy may want the same endpoint once more
 	res, err := r.choose()
 	if err != nil {
 		return false
 	}
+	if res.LastResort || !r.leave() {
+		res.Done(lb.Outcome{Now: r.pick.Now, Kind: lb.Cancelled})
+		return false
+	}
+	if err := r.use(res); err != nil {
+		r.after(r.decide(err, false), err)
+	}
+	return true
+}
+
+// retryByPolicy is retryStatus by the route's own policy, which may want the same endpoint once more, and waits first. An
+// Envoy looks for an endpoint after that only.
+func (r *Router) retryByPolicy() bool {
+	wait, _ := r.route.Retry.ResetAfter(&r.resp, r.now())
+	if !r.p.Compat {
+		r.resending = true
+		res, err := r.choose()
+		if err != nil {
+			return false
+		}
+		res.Done(lb.Outcome{Now: r.pick.Now, Kind: lb.Cancelled})
+	}
+	if !r.leave() {
+		return false
+	}
+	r.wait, r.resending = wait, true
+	r.backOff(statusError(r.resp.Status))
+	return true
+}
+
+// leave ends the attempt whose answer is not wanted, if there may be another.
+func (r *Router) leave() bool {
 	ending := r.places // of the attempt that ends here
 	r.places = places{}
-	if !own && res.LastResort || r.spend(d) != again {
+	if r.spend(again) != again {
 		r.places = ending
-		res.Done(lb.Outcome{Now: r.pick.Now, Kind: lb.Cancelled})
 		return false
 	}
 	r.timer.Stop()
@@ -220,15 +254,6 @@ func (r *Router) retryStatus() bool {
 	r.drain()
 	r.places = coming
 	r.s.Body().Rewind()
-	if own {
-		res.Done(lb.Outcome{Now: r.pick.Now, Kind: lb.Cancelled})
-		r.resending = true
-		r.backOff(statusError(r.resp.Status))
-		return true
-	}
-	if err := r.use(res); err != nil {
-		r.after(r.decide(err, false), err)
-	}
 	return true
 }
 

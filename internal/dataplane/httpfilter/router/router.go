@@ -226,7 +226,7 @@ func (r *Router) choose() (lb.Result, error) {
 	if every := r.route.Retry.PriorityUpdate; every > 0 && r.attempts > 0 && r.attempts%every == 0 {
 		r.pick.Exclude = r.had
 	}
-	if r.resending && r.route.Retry.Mode == route.RetryExplicit && !r.route.Retry.OtherHosts {
+	if r.resending && r.ownPolicy() && !r.route.Retry.OtherHosts {
 		r.pick.Tried = r.tried[:0] // its policy does not mind the same endpoint
 	}
 	res, err := r.cluster.Pick(&r.pick)

@@ -171,3 +171,30 @@ func TestRetriedEdits(t *testing.T) {
 		t.Errorf("%q, want %q", seen, want)
 	}
 }
+
+// TestDefaultPolicyBacksOff: where only Envoy's rules hold, istiod's default policy waits before each of its retries, as a
+// policy of the route's own does.
+func TestDefaultPolicyBacksOff(t *testing.T) {
+	const unavailable = "200 OK\r\ngrpc-status: 14"
+	for name, addr := range map[string]netip.AddrPort{
+		"refused":     planetest.Refused(t),
+		"unavailable": planetest.NewUpstream(t, answers(unavailable, unavailable, unavailable)).Addr,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := planetest.One(addr)
+			s.Retry = explicit("connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes", 2)
+			s.Retry.HostSelectionRetryMaxAttempts, s.Retry.RetryBackOff = 5, nil
+			p := planetest.Start(t, dataplane.Options{Compat: true}, s)
+			foreign := planetest.Snapshot(s)
+			foreign.Foreign = true
+			if r := p.Set(foreign); len(r.Rejected) > 0 {
+				t.Fatal(r.Rejected)
+			}
+			p.Dial(s.Address()).Do("GET", "")
+			st := p.Cluster(s).Stats()
+			if n, waits := st.UpstreamRqRetry.Value(), st.UpstreamRqRetryBackoffExp.Value(); n != 2 || waits != 2 {
+				t.Errorf("%d retries after %d waits, want 2 after 2", n, waits)
+			}
+		})
+	}
+}
