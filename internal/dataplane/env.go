@@ -80,10 +80,9 @@ func (e *httpEnv) Decide(c *hcm.Conn, req *http1.Head) hcm.Decision {
 }
 
 // Mirror implements hcm.Env.
-func (e *httpEnv) Mirror(rt *route.Route, raw []byte) {
-	if c := e.w.p.state.Load().clusters[rt.Cluster]; c != nil {
-		e.w.mirrors.Send(raw, rt, c, lb.PickInfo{OriginalDst: e.in.dst})
-	}
+func (e *httpEnv) Mirror(rt *route.Route, raw []byte) bool {
+	c := e.w.p.state.Load().clusters[rt.Cluster]
+	return c == nil || e.w.mirrors.Send(raw, rt, c, lb.PickInfo{OriginalDst: e.in.dst})
 }
 
 func (e *httpEnv) toCluster(st *state, rt *route.Route, authority []byte) hcm.Decision {

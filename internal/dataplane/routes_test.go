@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -270,6 +271,9 @@ func TestCORS(t *testing.T) {
 			t.Errorf("%s %s %q: %d %s\nwant %d %s", c.method, c.path, c.headers, a.StatusCode, heads(a.Header), c.status, c.fields)
 		}
 	}
+	if st := &p.Stats.HTTP("0.0.0.0_80").CORS; st.OriginValid.Value() != 6 || st.OriginInvalid.Value() != 4 {
+		t.Errorf("%d origins are valid and %d are not, want 6 and 4", st.OriginValid.Value(), st.OriginInvalid.Value())
+	}
 }
 
 // TestFaults: delays and aborts, for the share of the requests that they are for.
@@ -320,6 +324,10 @@ func TestFaults(t *testing.T) {
 		if c.flags == "FI" && a.Text != "fault filter abort" {
 			t.Errorf("%s: %q", c.path, a.Text)
 		}
+	}
+	st := &p.Stats.HTTP("0.0.0.0_80").Fault
+	if st.DelaysInjected.Value() != 2 || st.AbortsInjected.Value() != 8 || st.Active.Value() != 0 {
+		t.Errorf("%d delays, %d aborts, %d active, want 2, 8 and none", st.DelaysInjected.Value(), st.AbortsInjected.Value(), st.Active.Value())
 	}
 }
 
@@ -481,12 +489,42 @@ func TestMirror(t *testing.T) {
 	do("PUT", "/all", strings.Repeat("x", 500<<10))
 	expect("svc.test-shadow 1 PUT /copy " + strings.Repeat("x", 64) + "… 512000")
 	do("PUT", "/all", strings.Repeat("x", 2<<20)) // too long to be copied
+	if n := p.Cluster(s).Stats().RetryOrShadowAbandoned.Value(); n != 1 {
+		t.Errorf("%d copies were given up", n)
+	}
 	c.Send("POST /all HTTP/1.1\r\nHost: svc.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
 	c.Send("0\r\n\r\n")
 	if a := c.Read("POST"); a.Text != "first" {
 		t.Fatalf("%d %q", a.StatusCode, a.Text)
 	}
 	expect("svc.test-shadow 1 POST /copy abc")
+}
+
+// TestMirrorsInSum: requests whose bodies are still arriving share what copies may hold; beyond it they are served without.
+func TestMirrorsInSum(t *testing.T) {
+	const clients, length, all = 48, 1<<20 - 256, 32 << 20 // with their heads, 32 fit
+	first, shadow := planetest.NewUpstream(t, planetest.Serve("first")), planetest.NewUpstream(t, planetest.Serve("shadow"))
+	p, s := routed(t, dataplane.Options{}, first.Addr, shadow.Addr, []string{
+		`{"match": {"prefix": "/"}, "route": {"cluster": "CLUSTER", "request_mirror_policies": [{"cluster": "SECOND"}]}}`})
+	abandoned := &p.Cluster(s).Stats().RetryOrShadowAbandoned
+	most := strings.Repeat("x", length-1)
+	var open []*planetest.Client
+	for range clients {
+		c := p.Dial(s.Address())
+		c.Send("POST / HTTP/1.1\r\nHost: svc.test\r\nContent-Length: " + strconv.Itoa(length) + "\r\n\r\n" + most)
+		open = append(open, c)
+	}
+	planetest.Until(t, "the limit is kept", func() bool { return abandoned.Value() == clients-all>>20 })
+	for _, c := range open {
+		c.Send("x")
+		if a := c.Read("POST"); a.Text != "first" {
+			t.Errorf("got %d %q", a.StatusCode, a.Text)
+		}
+	}
+	planetest.Until(t, "the copies arrive", func() bool { return len(shadow.Got()) == all>>20 })
+	if n := abandoned.Value(); n != clients-all>>20 {
+		t.Errorf("%d copies were given up", n)
+	}
 }
 
 // TestMirrorAtTheEnd: copies under way when the plane stops give back what they hold.

@@ -227,7 +227,7 @@ type httpEntry struct {
 func (w *worker) serveHTTP(in *inbound, e httpEntry) {
 	w.open.Add(1)
 	env := &httpEnv{w: w, in: in, entry: e}
-	c := hcm.Serve(in.s, in.early, hcm.Options{Env: env, D: w.d, Buffers: &w.buffers, Pools: w.pools, Stats: w.http(e.stat),
+	c := hcm.Serve(in.s, in.early, hcm.Options{Env: env, D: w.d, Buffers: &w.buffers, Pools: w.pools, Mirrors: &w.mirrors, Stats: w.http(e.stat),
 		Remote: in.remote, Local: in.local, OriginalDst: in.dst, Port: e.port, StreamIdle: e.idle, Proxy: e.proxy, Rand: w.p.Rand})
 	if !env.closed {
 		w.conns[c] = true

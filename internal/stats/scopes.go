@@ -102,13 +102,19 @@ type OutlierDetection struct {
 	EjectionsEnforcedLocalOriginFailurePercentage  Counter `stat:"ejections_enforced_local_origin_failure_percentage"`
 }
 
-// CircuitBreakers is cluster.NAME.circuit_breakers.default.*; 1 means that the limit is reached.
+// CircuitBreakers is cluster.NAME.circuit_breakers.default.*; 1 means that the limit is reached. What remains is there
+// whether or not track_remaining asks for it.
 type CircuitBreakers struct {
 	CxOpen        Gauge `stat:"cx_open"`
 	CxPoolOpen    Gauge `stat:"cx_pool_open"`
 	RqOpen        Gauge `stat:"rq_open"`
 	RqPendingOpen Gauge `stat:"rq_pending_open"`
 	RqRetryOpen   Gauge `stat:"rq_retry_open"`
+
+	RemainingCx      Gauge `stat:"remaining_cx"`
+	RemainingPending Gauge `stat:"remaining_pending"`
+	RemainingRq      Gauge `stat:"remaining_rq"`
+	RemainingRetries Gauge `stat:"remaining_retries"`
 }
 
 // TLS is cluster.NAME.ssl.*
@@ -183,6 +189,22 @@ type HTTP struct {
 	RqDirectResponse Counter `stat:"rq_direct_response"`
 	RqRedirect       Counter `stat:"rq_redirect"`
 	RqResetAfter     Counter `stat:"rq_reset_after_downstream_response_started"`
+
+	Fault Fault `stat:"fault"`
+	CORS  CORS  `stat:"cors"`
+}
+
+// Fault is http.STAT_PREFIX.fault.*
+type Fault struct {
+	DelaysInjected Counter `stat:"delays_injected"`
+	AbortsInjected Counter `stat:"aborts_injected"`
+	Active         Gauge   `stat:"active_faults"`
+}
+
+// CORS is http.STAT_PREFIX.cors.*: requests with an Origin, by whether it is allowed.
+type CORS struct {
+	OriginValid   Counter `stat:"origin_valid"`
+	OriginInvalid Counter `stat:"origin_invalid"`
 }
 
 // Listener is listener.ADDRESS.*, the address with its ':' as '_', as in Envoy.

@@ -95,10 +95,7 @@ type Limit struct {
 
 // TryAcquire takes one, or says that the limit is reached (response flag UO). Release must follow.
 func (l *Limit) TryAcquire() bool {
-	m := int64(l.max.Load())
-	if b := l.budget.Load(); b != nil {
-		m = (*b)()
-	}
+	m := l.now()
 	n := l.active.Add(1)
 	if m == math.MaxUint32 {
 		return true
@@ -111,6 +108,23 @@ func (l *Limit) TryAcquire() bool {
 		l.gauge.Set(1)
 	}
 	return true
+}
+
+// now is the limit as it is now.
+func (l *Limit) now() int64 {
+	if b := l.budget.Load(); b != nil {
+		return (*b)()
+	}
+	return int64(l.max.Load())
+}
+
+// remaining is how many may be taken; where there is no limit, always math.MaxUint32.
+func (l *Limit) remaining() int64 {
+	m := l.now()
+	if m == math.MaxUint32 {
+		return m
+	}
+	return max(m-l.active.Load(), 0)
 }
 
 // Release gives one back.

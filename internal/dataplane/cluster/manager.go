@@ -85,6 +85,11 @@ func (m *Manager) collect() {
 			active += e.Stats.RqActive.Value()
 		}
 		c.live.stats.UpstreamRqActive.Set(active)
+		b, st := &c.live.breaker, &c.live.stats.CircuitBreakers
+		st.RemainingCx.Set(b.Connections.remaining())
+		st.RemainingPending.Set(b.Pending.remaining())
+		st.RemainingRq.Set(b.Requests.remaining())
+		st.RemainingRetries.Set(b.Retries.remaining())
 	}
 }
 

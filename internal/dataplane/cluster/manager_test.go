@@ -329,6 +329,10 @@ func TestCircuitBreaker(t *testing.T) {
 	if _, err := pick(); !errors.Is(err, lb.ErrOverflow) || open.Value() != 1 {
 		t.Errorf("a third request: %v, rq_open %d", err, open.Value())
 	}
+	m.collect()
+	if st := &m.Get("a").Stats().CircuitBreakers; st.RemainingRq.Value() != 0 || st.RemainingCx.Value() != 1024 || st.RemainingRetries.Value() != 3 {
+		t.Errorf("%d requests, %d connections, %d retries remain", st.RemainingRq.Value(), st.RemainingCx.Value(), st.RemainingRetries.Value())
+	}
 	set(3) // what is in flight counts on
 	three, err := pick()
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"detour.dev/detour/internal/dataplane/upstream"
 )
 
-// Limits of one worker's copies that are under way; a copy beyond them is not made.
+// Limits of one worker's copies, maxBytes with those whose bodies are still arriving; a copy beyond them is not made.
 const (
 	maxCopies = 1024
 	maxBytes  = 32 << 20
@@ -28,15 +28,27 @@ type Mirrors struct {
 	bytes  int
 }
 
-// Send sends a whole request, which it keeps.
-func (m *Mirrors) Send(raw []byte, rt *route.Route, c *cluster.Cluster, pick lb.PickInfo) {
-	if len(m.copies) >= maxCopies || m.bytes+len(raw) > maxBytes {
-		return
+// Reserve takes n bytes of what all copies together may hold. It says whether there was room; Release gives them back.
+func (m *Mirrors) Reserve(n int) bool {
+	if m.bytes+n > maxBytes {
+		return false
 	}
+	m.bytes += n
+	return true
+}
+
+// Release gives back what Reserve took.
+func (m *Mirrors) Release(n int) { m.bytes -= n }
+
+// Send sends a whole request, which it keeps. It says whether there was room for it.
+func (m *Mirrors) Send(raw []byte, rt *route.Route, c *cluster.Cluster, pick lb.PickInfo) bool {
 	r := &request{m: m}
 	n, err := http1.ParseRequest(raw, &r.head)
 	if err != nil || n == 0 {
-		return
+		return true // not reached: it is of our own making
+	}
+	if len(m.copies) >= maxCopies || !m.Reserve(len(raw)) {
+		return false
 	}
 	r.body = buffer.Window{B: raw, Head: n, Sent: n, Valid: len(raw), Fill: len(raw)}
 	r.size = len(raw)
@@ -44,8 +56,8 @@ func (m *Mirrors) Send(raw []byte, rt *route.Route, c *cluster.Cluster, pick lb.
 		m.copies = map[*request]bool{}
 	}
 	m.copies[r] = true
-	m.bytes += r.size
 	r.router.Start(r, m.Pools, rt, c, pick)
+	return true
 }
 
 // Close ends all copies.
@@ -70,7 +82,7 @@ type request struct {
 func (r *request) done() {
 	if r.m.copies[r] {
 		delete(r.m.copies, r)
-		r.m.bytes -= r.size
+		r.m.Release(r.size)
 	}
 }
 

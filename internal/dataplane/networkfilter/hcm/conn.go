@@ -12,6 +12,7 @@ import (
 	"detour.dev/detour/internal/dataplane/cluster"
 	"detour.dev/detour/internal/dataplane/codec/http1"
 	"detour.dev/detour/internal/dataplane/event"
+	"detour.dev/detour/internal/dataplane/httpfilter/mirror"
 	"detour.dev/detour/internal/dataplane/httpfilter/router"
 	"detour.dev/detour/internal/dataplane/lb"
 	"detour.dev/detour/internal/dataplane/proxyerr"
@@ -58,8 +59,8 @@ type Env interface {
 	Lookup(name string, port uint16, fn func([]netip.AddrPort))
 	// Connect takes a connection over after a CONNECT request was accepted. early is what the client sent behind it.
 	Connect(c *Conn, s event.Stream, authority string, early []byte) *proxyerr.Error
-	// Mirror sends a copy of a request, which it keeps, where the route leads.
-	Mirror(rt *route.Route, raw []byte)
+	// Mirror sends a copy of a request, which it keeps, where the route leads. It says whether there was room for it.
+	Mirror(rt *route.Route, raw []byte) bool
 	// Log is told of each request that ended. info is reused afterwards; h is its head, empty if there was none.
 	Log(info *streaminfo.Info, h *http1.Head)
 	// Closed is told that the connection is gone.
@@ -74,6 +75,8 @@ type Options struct {
 	D       *event.Dispatcher
 	Buffers *buffer.Pool
 	Pools   *upstream.Pools
+	// Mirrors bounds what the copies of all requests hold.
+	Mirrors *mirror.Mirrors
 	Stats   *stats.HTTP
 	// Remote is the client, Local the address it connected to, OriginalDst where it wanted to go if redirected.
 	Remote, Local, OriginalDst netip.AddrPort
@@ -329,8 +332,8 @@ func (c *Conn) resolve(d Decision) {
 		}
 		if len(addrs) == 0 {
 			reply := &proxyerr.Reply{Status: 502, Body: "DNS resolution failed for " + d.Lookup}
-			if d.Pick.Name != "" { // a dynamic forward proxy, which answers as Envoy's filter
-				reply = &proxyerr.Reply{Status: 503, Body: "DNS resolution failure"}
+			if d.Pick.Name != "" { // a dynamic forward proxy cluster without its filter: as one that has no endpoint
+				reply = &proxyerr.Reply{Status: 503, Body: "no healthy upstream"}
 			}
 			c.Fail(&proxyerr.Error{Flags: streaminfo.DNSResolutionFailed, Reply: reply})
 			return

@@ -27,6 +27,7 @@ type filters struct {
 	delay    event.Timer
 	duration event.Timer // max_stream_duration
 	mirrors  mirrors
+	faulted  bool // it counts among the active faults
 }
 
 // filter takes a request through the filters; the router is the last of them.
@@ -53,6 +54,8 @@ func (c *Conn) filter(d Decision) {
 	}
 	if rt.Fault != nil && rt.Fault.Concerns(rt, &f.query) && rt.Fault.Delays(c.random()) {
 		c.info.Flags |= streaminfo.DelayInjected
+		c.Stats.Fault.DelaysInjected.Inc()
+		f.faulty()
 		f.delay.Schedule(rt.Fault.Delay)
 		c.s.Again() // a client that left right behind its request gives no further event
 		return
@@ -72,6 +75,18 @@ func (f *filters) stop() {
 	f.delay.Stop()
 	f.duration.Stop()
 	f.mirrors.drop()
+	if f.faulted {
+		f.faulted = false
+		f.c.Stats.Fault.Active.Dec()
+	}
+}
+
+// faulty counts the request as one with a fault until it ends.
+func (f *filters) faulty() {
+	if !f.faulted {
+		f.faulted = true
+		f.c.Stats.Fault.Active.Inc()
+	}
 }
 
 // tooLong ends a request that has lasted for its route's max_stream_duration.
@@ -100,6 +115,8 @@ func (f *filters) abort() {
 	c, rt := f.c, f.decision.Route
 	if rt.Fault != nil && rt.Fault.Concerns(rt, &f.query) && rt.Fault.Aborts(c.random()) {
 		c.info.CodeDetails = "fault_filter_abort"
+		c.Stats.Fault.AbortsInjected.Inc()
+		f.faulty()
 		c.Fail(&proxyerr.Error{Flags: streaminfo.FaultInjected, Source: proxyerr.Config, Reply: &proxyerr.Reply{Status: rt.Fault.Status, Body: "fault filter abort"}})
 		return
 	}
@@ -125,7 +142,7 @@ func (f *filters) abort() {
 func (f *filters) prepare(rt *route.Route) bool {
 	c := f.c
 	f.request.Reset()
-	rt.Request.Apply(&f.request, &c.req, &route.Context{Info: &c.info, Query: &f.query, Request: &f.request})
+	rt.Request.Apply(&f.request, &c.req, f.context(nil))
 	f.rewrite = http1.RequestRewrite{Drop: f.request.Drop, Add: f.request.Add}
 	if rt.Path != nil {
 		f.path = rt.Path.Append(f.path[:0], rt, c.req.Path)
@@ -153,6 +170,15 @@ func (f *filters) prepare(rt *route.Route) bool {
 	return true
 }
 
+// context is what the values of header operations are made of; response is nil for those of requests.
+func (f *filters) context(response *http1.Head) *route.Context {
+	x := &route.Context{Info: &f.c.info, Query: &f.query, Request: &f.request, Response: response}
+	if cl := f.decision.Cluster; cl != nil {
+		x.ClusterStat = cl.Config().Proto.GetAltStatName()
+	}
+	return x
+}
+
 // Rewrite implements router.Stream.
 func (c *Conn) Rewrite() http1.RequestRewrite { return c.filters.rewrite }
 
@@ -174,7 +200,7 @@ func (f *filters) edit(h *http1.Head) {
 	for _, v := range f.cookies {
 		e.Append(h, "set-cookie", v)
 	}
-	rt.Response.Apply(e, h, &route.Context{Info: &f.c.info, Query: &f.query, Request: &f.request, Response: h})
+	rt.Response.Apply(e, h, f.context(h))
 	f.editCORS()
 }
 
@@ -205,6 +231,9 @@ func (f *filters) cors(p *route.CORS) (answered bool) {
 	allowed := p.Allows(origin)
 	if allowed {
 		f.origin = origin
+		c.Stats.CORS.OriginValid.Inc()
+	} else {
+		c.Stats.CORS.OriginInvalid.Inc()
 	}
 	method := f.field("access-control-request-method")
 	if c.req.MethodID != http1.OPTIONS || len(method) == 0 || !allowed && !p.AnswerUnmatched {
@@ -249,7 +278,7 @@ func (f *filters) local(h *http1.Head) *route.Edit {
 		f.location = rt.Location(f.location[:0], &f.query)
 		e.Set("location", f.location)
 	}
-	rt.Response.Apply(e, h, &route.Context{Info: &f.c.info, Query: &f.query, Request: &f.request, Response: h})
+	rt.Response.Apply(e, h, f.context(h))
 	f.editCORS()
 	return e
 }

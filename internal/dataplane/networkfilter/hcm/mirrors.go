@@ -14,6 +14,7 @@ type mirrors struct {
 	to    []*route.Mirror
 	heads [][]byte
 	body  []byte
+	held  int // bytes reserved for all this among those of the worker
 }
 
 // begin notes who gets a copy, and what has come of the body.
@@ -37,7 +38,30 @@ func (m *mirrors) begin(f *filters) {
 		m.to = append(m.to, one)
 		m.heads = append(m.heads, http1.AppendRequest(nil, &c.req, rw))
 	}
+	for _, h := range m.heads {
+		if !m.hold(len(h)) {
+			return
+		}
+	}
 	m.add(c.in.B[c.in.Head:c.in.Valid])
+}
+
+// hold reserves room for n bytes, or ends the copies where there is none.
+func (m *mirrors) hold(n int) bool {
+	if !m.f.c.Mirrors.Reserve(n) {
+		m.abandon()
+		return false
+	}
+	m.held += n
+	return true
+}
+
+// abandon drops the copies because of a limit.
+func (m *mirrors) abandon() {
+	if up := m.f.decision.Cluster; up != nil {
+		up.Stats().RetryOrShadowAbandoned.Inc()
+	}
+	m.drop()
 }
 
 // add takes more of the body, and sends the copies once it is whole.
@@ -47,20 +71,32 @@ func (m *mirrors) add(b []byte) {
 	}
 	c := m.f.c
 	if len(m.body)+len(b) > maxMirrored {
-		m.drop()
+		m.abandon()
 		return
 	}
 	if !c.complete {
-		m.body = append(m.body, b...)
+		if m.hold(len(b)) {
+			m.body = append(m.body, b...)
+		}
 		return
 	}
+	c.Mirrors.Release(m.held) // each copy reserves its own size
+	m.held = 0
 	for i, to := range m.to {
-		c.Env.Mirror(to.Route, append(append(m.heads[i], m.body...), b...))
+		if !c.Env.Mirror(to.Route, append(append(m.heads[i], m.body...), b...)) {
+			m.abandon()
+			return
+		}
 	}
 	m.drop()
 }
 
-func (m *mirrors) drop() { m.to, m.heads, m.body = m.to[:0], m.heads[:0], nil }
+func (m *mirrors) drop() {
+	if m.held > 0 {
+		m.f.c.Mirrors.Release(m.held)
+	}
+	m.to, m.heads, m.body, m.held = m.to[:0], m.heads[:0], nil, 0
+}
 
 // pending says that the request's body is still being copied.
 func (m *mirrors) pending() bool { return len(m.to) > 0 }
