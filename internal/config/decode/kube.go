@@ -1,8 +1,9 @@
 package decode
 
 import (
-	"cmp"
 	"encoding/json"
+	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -65,15 +66,9 @@ func (o *object) kube(m map[string]any) (*config.Object, bool) {
 	if read == nil {
 		return nil, false
 	}
-	meta, _ := m["metadata"].(map[string]any)
-	name, _ := meta["name"].(string)
-	if name == "" {
-		return nil, false // not what a cluster holds
-	}
 	res := &config.Object{APIVersion: api, Origin: o.origin, Where: o.at}
-	namespace, _ := meta["namespace"].(string)
-	o.key = config.Key{Kind: config.Kind(kind), Namespace: cmp.Or(namespace, config.DefaultNamespace), Name: name}
-	res.Labels, res.Annotations = o.metaMap(meta, "labels"), o.metaMap(meta, "annotations")
+	o.key.Kind = config.Kind(kind)
+	o.metadata(m, res)
 	res.Key = o.key
 	data, err := json.Marshal(m)
 	if err != nil {
@@ -93,6 +88,15 @@ func (o *object) parse(data []byte, into any) bool {
 	return true
 }
 
+// address tells whether ip is an address, and says so at path where it is none.
+func (o *object) address(path, ip string) bool {
+	if _, err := netip.ParseAddr(ip); err != nil {
+		o.problem(config.CodeBadAddress, path, "%q is no IP address; allowed: IPv4 or IPv6", ip)
+		return false
+	}
+	return true
+}
+
 // kubeService makes a Service a ServiceEntry: NAME.NAMESPACE.svc.cluster.local with its cluster addresses, whose endpoints
 // come from EndpointSlices. An ExternalName is a name to look up.
 func kubeService(o *object, data []byte, _ *config.Object) proto.Message {
@@ -102,18 +106,29 @@ func kubeService(o *object, data []byte, _ *config.Object) proto.Message {
 		return out
 	}
 	out.Hosts = []string{o.key.Name + "." + o.key.Namespace + "." + config.ClusterDomain}
-	for _, p := range s.Spec.Ports {
+	for i, p := range s.Spec.Ports {
+		if p.Port == 0 {
+			o.problem(config.CodeBadPort, fmt.Sprintf("spec.ports[%d].port", i), "0 is no port; allowed: 1 to 65535")
+		}
 		out.Ports = append(out.Ports, &networking.ServicePort{Number: uint32(p.Port), Name: p.Name, Protocol: kubeProtocol(p)})
 	}
 	if s.Spec.Type == "ExternalName" {
 		out.Resolution, out.Location = networking.ServiceEntry_DNS, networking.ServiceEntry_MESH_EXTERNAL
+		if s.Spec.ExternalName == "" {
+			o.problem(config.CodeBadEndpoint, "spec.externalName", "is missing; with type ExternalName, the DNS name that stands behind the Service is wanted")
+			return out
+		}
 		out.Endpoints = []*networking.WorkloadEntry{{Address: s.Spec.ExternalName}}
 		return out
 	}
 	for _, ip := range append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...) {
-		if ip != "" && ip != "None" && !slices.Contains(out.Addresses, ip) {
-			out.Addresses = append(out.Addresses, ip)
+		if ip == "" || ip == "None" || slices.Contains(out.Addresses, ip) {
+			continue
 		}
+		if !o.address("spec.clusterIP", ip) {
+			break
+		}
+		out.Addresses = append(out.Addresses, ip)
 	}
 	return out
 }
@@ -154,8 +169,11 @@ func kubeSlice(o *object, data []byte, _ *config.Object) proto.Message {
 	for _, p := range s.Ports {
 		ports[p.Name] = uint32(p.Port)
 	}
-	for _, e := range s.Endpoints {
+	for i, e := range s.Endpoints {
 		if e.Conditions.Ready != nil && !*e.Conditions.Ready || len(e.Addresses) == 0 {
+			continue
+		}
+		if !o.address(fmt.Sprintf("endpoints[%d].addresses[0]", i), e.Addresses[0]) {
 			continue
 		}
 		labels := map[string]string{}

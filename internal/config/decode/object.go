@@ -288,7 +288,7 @@ func (o *object) metaString(meta map[string]any, field string) string {
 	case string:
 		return v
 	default:
-		o.problem(config.CodeWrongType, "metadata."+field, "wants a string, got %s", describe(v))
+		o.problem(config.CodeWrongType, "metadata."+field, "wants a string, got %s%s", describe(v), quoteHint(v))
 		return ""
 	}
 }

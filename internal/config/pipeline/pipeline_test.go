@@ -492,7 +492,7 @@ func TestLoadNothing(t *testing.T) {
 }
 
 func TestLoadOnce(t *testing.T) {
-	in := walkthrough(t, "1-service-entry") + "---\n" + walkthrough(t, "2-destination-rule") + "---\napiVersion: v1\nkind: Service\n"
+	in := walkthrough(t, "1-service-entry") + "---\n" + walkthrough(t, "2-destination-rule") + "---\napiVersion: v1\nkind: ConfigMap\n"
 	set, issues, err := LoadOnce([]string{"-"}, strings.NewReader(in))
 	if err != nil || len(issues) != 0 || set.Len() != 2 {
 		t.Fatalf("%v %v %v", set, issues, err)
