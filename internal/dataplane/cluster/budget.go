@@ -8,15 +8,23 @@ import (
 
 // window counts events of the last 10 s in buckets of one second, without a lock. Each bucket packs its second (upper 32
 // bits) and its count.
+// Most clusters of a large configuration are never used, so there are no buckets before the first event.
 type window struct {
-	buckets [16]atomic.Uint64
+	buckets atomic.Pointer[buckets]
 }
+
+type buckets [16]atomic.Uint64
 
 const windowSeconds = 10
 
 func (w *window) add(now time.Time) {
+	all := w.buckets.Load()
+	if all == nil {
+		w.buckets.CompareAndSwap(nil, &buckets{})
+		all = w.buckets.Load()
+	}
 	sec := uint64(uint32(now.Unix()))
-	b := &w.buckets[sec%uint64(len(w.buckets))]
+	b := &all[sec%uint64(len(all))]
 	for {
 		old := b.Load()
 		if old>>32 == sec {
@@ -33,9 +41,13 @@ func (w *window) sum(now time.Time) (n uint64) { return w.last(now, windowSecond
 
 // last counts the events of so many seconds, at most 15.
 func (w *window) last(now time.Time, seconds int32) (n uint64) {
+	all := w.buckets.Load()
+	if all == nil {
+		return 0
+	}
 	sec := uint32(now.Unix())
-	for i := range w.buckets {
-		b := w.buckets[i].Load()
+	for i := range all {
+		b := all[i].Load()
 		// A worker whose clock is read a moment later may be a second ahead.
 		if age := int32(sec - uint32(b>>32)); age >= -1 && age < seconds {
 			n += uint64(uint32(b))

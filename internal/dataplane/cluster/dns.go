@@ -38,6 +38,9 @@ func (l *live) watch(name string, opt discovery.Options) *watch {
 		w.addrs = old.addrs
 		old.Close()
 	}
+	if l.watches == nil {
+		l.watches = map[string]*watch{}
+	}
 	l.watches[name] = w
 	w.Watch = l.m.opt.Discovery.Watch(name, opt, func(addrs []netip.Addr) { l.resolved(name, w, addrs) })
 	if known, ok := w.Watch.(interface {
@@ -51,6 +54,9 @@ func (l *live) watch(name string, opt discovery.Options) *watch {
 
 // unwatch ends the watches of names that are gone. l.mu is held.
 func (l *live) unwatch() {
+	if len(l.watches) == 0 {
+		return
+	}
 	wanted := map[string]bool{}
 	for i := range l.targets {
 		wanted[l.targets[i].name] = true

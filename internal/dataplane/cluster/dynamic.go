@@ -124,6 +124,9 @@ func (l *live) addDynamic(cfg *Config, key string, now time.Time) (*dynamicHost,
 	h := &dynamicHost{quit: make(chan struct{}),
 		ep: &lb.Endpoint{Weight: 1, Host: &lb.Host{Name: key, Hostname: name, Cluster: l.name}}}
 	h.ep.SetAddedAt(now)
+	if l.dynamic == nil {
+		l.dynamic = map[string]*dynamicHost{}
+	}
 	l.dynamic[key] = h
 	l.stats.MembershipChange.Inc()
 	if l.forget == nil {

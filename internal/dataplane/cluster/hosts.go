@@ -12,17 +12,16 @@ import (
 // rebuild makes hosts and host set anew from targets and addresses; hosts that stay are kept with all that hangs on them, those
 // that left are returned. l.mu is held.
 func (l *live) rebuild() (removed []*lb.Host) {
-	old := l.hosts
-	l.hosts = make(map[hostKey]*lb.Host, len(old))
-	var eps []*lb.Endpoint
+	old, now := indexHosts(l.hosts), indexHosts(nil)
+	eps := make([]*lb.Endpoint, 0, len(l.targets))
 	var fresh []*lb.Endpoint
 	for i := range l.targets {
 		t := &l.targets[i]
 		for _, key := range l.keys(t) {
-			if l.hosts[key] != nil {
+			if now.find(key) != nil {
 				continue
 			}
-			e := &lb.Endpoint{Host: old[key], Locality: t.locality, LocalityWeight: t.localityWeight,
+			e := &lb.Endpoint{Host: old.find(key), Locality: t.locality, LocalityWeight: t.localityWeight,
 				Priority: t.priority, Weight: t.weight, Status: t.status, Metadata: t.metadata}
 			if e.Host == nil {
 				e.Host = l.newHost(key)
@@ -31,13 +30,14 @@ func (l *live) rebuild() (removed []*lb.Host) {
 			if t.logical {
 				e.SetTargets(l.addresses(t))
 			}
-			l.hosts[key] = e.Host
+			now.add(e.Host)
 			eps = append(eps, e)
 		}
 	}
-	removed = l.park(old)
+	l.hosts = slices.Clip(now.list)
+	removed = l.park(old.list, now)
 	if d := l.detector.Load(); d != nil {
-		l.inherit(d, fresh, eps, old)
+		l.inherit(d, fresh, eps, old.list)
 		d.SetEndpoints(eps)
 		if !l.m.opt.CompatEnvoy && len(fresh)+len(removed) > 0 {
 			d.Spare()
@@ -48,6 +48,55 @@ func (l *live) rebuild() (removed []*lb.Host) {
 	}
 	l.publish(eps)
 	return removed
+}
+
+// keyOf gives the key that a host was made by.
+func keyOf(h *lb.Host) hostKey {
+	return hostKey{addr: h.Address, path: h.Path, name: h.Name, hostname: h.Hostname}
+}
+
+// hostIndex finds hosts by their keys. It has a map only where there are many: most clusters have a handful of hosts.
+type hostIndex struct {
+	list  []*lb.Host
+	byKey map[hostKey]*lb.Host // nil: list is short
+}
+
+// manyHosts is from how many on a map is faster than looking at all.
+const manyHosts = 12
+
+func indexHosts(list []*lb.Host) hostIndex {
+	x := hostIndex{list: list}
+	x.index()
+	return x
+}
+
+func (x *hostIndex) index() {
+	if len(x.list) < manyHosts || x.byKey != nil {
+		return
+	}
+	x.byKey = make(map[hostKey]*lb.Host, len(x.list))
+	for _, h := range x.list {
+		x.byKey[keyOf(h)] = h
+	}
+}
+
+func (x *hostIndex) find(key hostKey) *lb.Host {
+	if x.byKey != nil {
+		return x.byKey[key]
+	}
+	for _, h := range x.list {
+		if h.Address == key.addr && keyOf(h) == key {
+			return h
+		}
+	}
+	return nil
+}
+
+func (x *hostIndex) add(h *lb.Host) {
+	x.list = append(x.list, h)
+	if x.index(); x.byKey != nil {
+		x.byKey[keyOf(h)] = h
+	}
 }
 
 // keys lists the addresses that a target stands for now.
@@ -94,10 +143,11 @@ func (l *live) newHost(key hostKey) *lb.Host {
 	return h
 }
 
-// park marks the hosts that left and keeps the ejected ones for the rest of their ejection. l.hosts is the new set.
-func (l *live) park(old map[hostKey]*lb.Host) (removed []*lb.Host) {
-	for key, h := range old {
-		if l.hosts[key] != nil {
+// park marks the hosts that left and keeps the ejected ones for the rest of their ejection.
+func (l *live) park(old []*lb.Host, now hostIndex) (removed []*lb.Host) {
+	for _, h := range old {
+		key := keyOf(h)
+		if now.find(key) != nil {
 			continue
 		}
 		h.SetRemoved(true)
@@ -111,6 +161,9 @@ func (l *live) park(old map[hostKey]*lb.Host) (removed []*lb.Host) {
 			}
 			delete(l.parked, k)
 		}
+		if l.parked == nil {
+			l.parked = map[hostKey]*lb.Host{}
+		}
 		l.parked[key] = h
 	}
 	return removed
@@ -118,19 +171,23 @@ func (l *live) park(old map[hostKey]*lb.Host) (removed []*lb.Host) {
 
 // inherit ejects new addresses of names all of whose known addresses are ejected (E5), as long as that leaves another
 // endpoint to go to.
-func (l *live) inherit(d *outlier.Detector, fresh, eps []*lb.Endpoint, old map[hostKey]*lb.Host) {
+func (l *live) inherit(d *outlier.Detector, fresh, eps []*lb.Endpoint, old []*lb.Host) {
 	if l.m.opt.CompatEnvoy || len(fresh) == 0 {
 		return
 	}
 	ejected, well := map[string]*lb.Host{}, map[string]bool{}
-	for _, known := range []map[hostKey]*lb.Host{old, l.parked} {
-		for _, h := range known {
-			if !h.Ejected() {
-				well[h.Name] = true
-			} else if last := ejected[h.Name]; last == nil || last.Health.At.Before(h.Health.At) {
-				ejected[h.Name] = h
-			}
+	note := func(h *lb.Host) {
+		if !h.Ejected() {
+			well[h.Name] = true
+		} else if last := ejected[h.Name]; last == nil || last.Health.At.Before(h.Health.At) {
+			ejected[h.Name] = h
 		}
+	}
+	for _, h := range old {
+		note(h)
+	}
+	for _, h := range l.parked {
+		note(h)
 	}
 	var heirs []*lb.Endpoint
 	for _, e := range fresh {
@@ -157,8 +214,13 @@ func (l *live) refill() { l.publish(l.current.set.Load().Endpoints()) }
 
 // publish makes the host set that Pick sees. l.mu is held.
 func (l *live) publish(eps []*lb.Endpoint) {
-	set := lb.NewHostSet(l.policy, eps)
+	set := l.current.set.Load().Next(l.policy, eps)
 	l.current.set.Store(set)
+	if !set.Complete() && !l.finishing && !l.closed {
+		l.finishing = true
+		l.waits.Add(1)
+		go l.finish()
+	}
 	st := l.stats
 	st.MembershipTotal.Set(int64(len(eps)))
 	st.MembershipHealthy.Set(int64(set.Healthy()))
@@ -167,4 +229,20 @@ func (l *live) publish(eps []*lb.Endpoint) {
 		weight = max(weight, e.Weight)
 	}
 	st.MaxHostWeight.Set(int64(weight))
+}
+
+// finish makes the large tables of the host set in force, and of the next ones that come meanwhile, so that neither a worker
+// nor l.mu waits for them.
+func (l *live) finish() {
+	defer l.waits.Done()
+	for {
+		l.mu.Lock()
+		set := l.current.set.Load()
+		if l.finishing = !set.Complete() && !l.closed; !l.finishing {
+			l.mu.Unlock()
+			return
+		}
+		l.mu.Unlock()
+		set.Finish()
+	}
 }

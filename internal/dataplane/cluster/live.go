@@ -31,11 +31,11 @@ type live struct {
 	mu      sync.Mutex // guards all below, and the health of the hosts
 	current *Cluster
 	policy  *lb.Policy
-	targets []target
+	targets []target // nil where the last version had no DNS name: they were all used when it came into force
 	// assigned is what targets were made of.
 	assigned *endpointv3.ClusterLoadAssignment
 	watches  map[string]*watch // by DNS name
-	hosts    map[hostKey]*lb.Host
+	hosts    []*lb.Host
 	// parked are ejected hosts that left the cluster, until their ejection ends: an address that comes back, or a name
 	// whose address changes, must not be well again for it (E5).
 	parked map[hostKey]*lb.Host
@@ -45,6 +45,7 @@ type live struct {
 
 	dynamicState
 
+	finishing  bool // finish runs
 	closed     bool
 	sweepFrom  time.Time // sweeps are at whole intervals from here
 	sweepEvery time.Duration
@@ -89,8 +90,6 @@ type watch struct {
 func newLive(m *Manager, name string) *live {
 	l := &live{
 		name: name, m: m, stats: m.opt.Stats.Cluster(name), retry: newRetryBudget(), hedge: newHedgeBudget(),
-		watches: map[string]*watch{}, hosts: map[hostKey]*lb.Host{}, parked: map[hostKey]*lb.Host{},
-		orig: map[netip.AddrPort]*origHost{}, dynamicState: dynamicState{dynamic: map[string]*dynamicHost{}},
 	}
 	l.breaker.Requests.gauge = &l.stats.CircuitBreakers.RqOpen
 	l.breaker.Connections.gauge = &l.stats.CircuitBreakers.CxOpen
@@ -120,12 +119,16 @@ func (l *live) apply(cfg *Config, a *assignment) *Cluster {
 	l.detect(cfg)
 	l.unwatch()
 	removed := l.rebuild()
+	if len(l.watches) == 0 {
+		l.targets = nil
+	}
 	if cfg.Type != DynamicDNS {
 		removed = append(removed, l.endDynamic()...)
 	}
 	l.arm(time.Now())
 	c := l.current
 	l.mu.Unlock()
+	c.set.Load().Finish()
 	l.m.removed(removed)
 	return c
 }

@@ -19,7 +19,7 @@ type origHost struct {
 // connection.
 func (l *live) originalDst(cfg *Config, in *lb.PickInfo) (lb.Result, error) {
 	addr := in.OriginalDst
-	if !addr.IsValid() {
+	if !addr.IsValid() || in.Own {
 		return lb.Result{}, lb.ErrNoOriginalDst
 	}
 	if cfg.PortOverride != 0 {
@@ -32,6 +32,9 @@ func (l *live) originalDst(cfg *Config, in *lb.PickInfo) (lb.Result, error) {
 		h = &origHost{ep: &lb.Endpoint{Weight: 1, Host: &lb.Host{Address: addr, Name: addr.String(), Cluster: l.name}}}
 		l.sweepOriginalDst(cfg, in.Now)
 		if len(l.orig) < maxOriginalDst { // else it serves this connection only, and is not seen in /clusters
+			if l.orig == nil {
+				l.orig = map[netip.AddrPort]*origHost{}
+			}
 			l.orig[addr] = h
 		}
 	}
