@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"net/netip"
 	"strings"
@@ -498,4 +499,48 @@ func TestNewNamesAreAwaited(t *testing.T) {
 			t.Error("an update without a change made a new version")
 		}
 	})
+}
+
+// TestLargeRing: a new ring of 32,768 hashes is there before the configuration serves; after an ejection it is made while
+// requests go on, and then is the one that the endpoints left give.
+func TestLargeRing(t *testing.T) {
+	start := func(change func(*clusterv3.Cluster), eps ...ep) *Manager {
+		m := NewManager(Options{Log: slog.New(slog.DiscardHandler)})
+		t.Cleanup(m.Close)
+		c := edsCluster("a", func(c *clusterv3.Cluster) {
+			c.LbPolicy = clusterv3.Cluster_RING_HASH
+			c.LbConfig = &clusterv3.Cluster_RingHashLbConfig_{RingHashLbConfig: &clusterv3.Cluster_RingHashLbConfig{MinimumRingSize: wrapperspb.UInt64(1 << 15)}}
+			change(c)
+		})
+		m.Update(&xds.Snapshot{Clusters: []*clusterv3.Cluster{c}, Endpoints: []*endpointv3.ClusterLoadAssignment{assignmentOf("a", eps...)}})
+		if !m.Get("a").Hosts().Complete() {
+			t.Error("it serves without its ring")
+		}
+		return m
+	}
+	hosts := []ep{{"10.0.0.1", 80, "", 0}, {"10.0.0.2", 80, "", 0}, {"10.0.0.3", 80, "", 0}, {"10.0.0.4", 80, "", 0}}
+	m := start(func(c *clusterv3.Cluster) { c.OutlierDetection = outlierDetection() }, hosts...)
+	want := start(func(*clusterv3.Cluster) {}, hosts[1:]...)
+	for m.Get("a").Hosts().Healthy() == len(hosts) {
+		in := &lb.PickInfo{Now: time.Now()}
+		res, err := m.Get("a").Pick(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		status := 200
+		if res.Endpoint.Address.Addr().String() == "10.0.0.1" {
+			status = 503
+		}
+		res.Done(lb.Outcome{Now: time.Now(), Kind: lb.Response, Status: status})
+	}
+	m.Get("a").live.waits.Wait()
+	if !m.Get("a").Hosts().Complete() {
+		t.Fatal("nobody makes the ring")
+	}
+	for hash := range uint64(1000) {
+		in := lb.PickInfo{Now: time.Now(), Hash: hash << 54, HasHash: true}
+		if a, b := pickAddress(t, m, new(in)), pickAddress(t, want, new(in)); a != b {
+			t.Fatalf("hash %d: %s, want %s", hash, a, b)
+		}
+	}
 }

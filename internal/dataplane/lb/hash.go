@@ -32,6 +32,13 @@ type hashShare struct {
 	share float64
 }
 
+// made is an algorithm by hash with what it was made of.
+type made struct {
+	byHash  hashed // nil if there is nobody
+	shares  []hashShare
+	current bool // by the policy in force
+}
+
 func newHashed(a Algorithm, shares []hashShare, p Params) hashed {
 	if a == Maglev {
 		return newMaglev(shares, p)
@@ -73,9 +80,8 @@ type ring struct {
 	eps    []*Endpoint
 }
 
-// newRing follows RingHashLoadBalancer::Ring. The conversions keep a compiler from fusing operations, which would round
-// otherwise than Envoy.
-func newRing(shares []hashShare, p Params) *ring {
+// ringSize is how many hashes a ring has: at least as many as asked for, and at least one of each endpoint.
+func ringSize(shares []hashShare, p Params) float64 {
 	least := 1.0
 	for _, s := range shares {
 		least = min(least, s.share)
@@ -87,7 +93,13 @@ func newRing(shares []hashShare, p Params) *ring {
 	if maxSize == 0 {
 		maxSize = MaxRingSize
 	}
-	scale := min(math.Ceil(float64(least*float64(minSize)))/least, float64(maxSize))
+	return min(math.Ceil(float64(least*float64(minSize)))/least, float64(maxSize))
+}
+
+// newRing follows RingHashLoadBalancer::Ring. The conversions keep a compiler from fusing operations, which would round
+// otherwise than Envoy.
+func newRing(shares []hashShare, p Params) *ring {
+	scale := ringSize(shares, p)
 	type entry struct {
 		hash  uint64
 		owner uint32

@@ -3,6 +3,7 @@ package lb_test
 import (
 	"errors"
 	"math"
+	"slices"
 	"testing"
 
 	"detour.dev/detour/internal/dataplane/lb"
@@ -135,4 +136,48 @@ func TestHashPickAllocations(t *testing.T) {
 			t.Errorf("%s: %v allocations", name, n)
 		}
 	}
+}
+
+// TestLargeTables: a change of the endpoints' health never waits for a table that takes long to be made. Until it is there the
+// one before serves, without the ejected; then each hash has the endpoint that it would have had at once.
+func TestLargeTables(t *testing.T) {
+	for name, p := range map[string]*lb.Policy{
+		"ring":          {Algorithm: lb.RingHash, Params: lb.Params{MinRingSize: 1 << 15}},
+		"maglev":        {Algorithm: lb.Maglev, Params: lb.Params{TableSize: 131071}},
+		"uneven weight": {Algorithm: lb.RingHash},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eps := tiers(4, 4)
+			if name == "uneven weight" {
+				eps[0].Weight, eps[4].Weight = 1<<15, 1<<15
+			}
+			first := lb.NewHostSet(p, eps)
+			if !first.Complete() || !first.Next(p, eps).Complete() {
+				t.Fatal("tables are missing, where all or none are new")
+			}
+			before := owners(t, first)
+			eject(eps[1], 0)
+			next, want := first.Next(p, eps), owners(t, lb.NewHostSet(p, eps))
+			if next.Complete() {
+				t.Error("the table was made at once")
+			}
+			for i, h := range owners(t, next) {
+				if h == eps[1].Host || before[i] != eps[1].Host && h != before[i] {
+					t.Fatalf("hash %d went to %v, before to %v", i, h, before[i])
+				}
+			}
+			next.Finish()
+			if !next.Complete() || !slices.Equal(owners(t, next), want) {
+				t.Error("finished, it is not the table of these endpoints")
+			}
+		})
+	}
+	t.Run("nothing before", func(t *testing.T) {
+		p, eps := &lb.Policy{Algorithm: lb.RingHash, Params: lb.Params{MinRingSize: 1 << 16}}, tiers(4)
+		s := (*lb.HostSet)(nil).Next(p, eps)
+		owners(t, s) // each hash has one
+		if s.Complete() || s.Next(p, eps).Complete() {
+			t.Error("the stand-in is taken for the table")
+		}
+	})
 }

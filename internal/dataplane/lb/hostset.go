@@ -42,37 +42,54 @@ type Tier struct {
 	Healthy   []*Endpoint
 
 	chooser    Chooser   // over Healthy, or Endpoints in panic; nil if there is none
-	byHash     hashed    // instead of all else, where the algorithm is one by hash
+	made                 // instead of all else, where the algorithm is one by hash
 	localities []Chooser // with locality weights and outside panic
 	byLocality *stride
 }
 
 // NewHostSet sorts endpoints into priorities as they are at this moment. The slice is kept.
 func NewHostSet(p *Policy, eps []*Endpoint) *HostSet {
-	s := &HostSet{policy: p, all: eps}
+	s := (*HostSet)(nil).Next(p, eps)
+	s.Finish()
+	return s
+}
+
+// Next is NewHostSet for what follows on s, which may be nil: it takes little time, and leaves large tables to Finish.
+func (s *HostSet) Next(p *Policy, eps []*Endpoint) *HostSet {
+	next := &HostSet{policy: p, all: eps}
 	for _, e := range eps {
-		for int(e.Priority) >= len(s.tiers) { // validated to be below 128 (EDS proto)
-			s.tiers = append(s.tiers, Tier{})
+		for int(e.Priority) >= len(next.tiers) { // validated to be below 128 (EDS proto)
+			next.tiers = append(next.tiers, Tier{})
 		}
-		t := &s.tiers[e.Priority]
+		t := &next.tiers[e.Priority]
 		t.Endpoints = append(t.Endpoints, e)
 		if e.Usable() {
 			t.Healthy = append(t.Healthy, e)
 		}
 	}
-	health := make([]TierHealth, len(s.tiers))
-	for i := range s.tiers {
-		health[i] = s.tiers[i].health(p)
+	health := make([]TierHealth, len(next.tiers))
+	for i := range next.tiers {
+		health[i] = next.tiers[i].health(p)
 	}
 	over := p.Overprovisioning
 	if over == 0 {
 		over = DefaultOverprovisioning
 	}
-	s.load = Loads(health, over, p.PanicThreshold)
-	for i := range s.tiers {
-		s.tiers[i].compile(p, s.load[i].Panic, over)
+	next.load = Loads(health, over, p.PanicThreshold)
+	for i := range next.tiers {
+		next.tiers[i].compile(p, next.load[i].Panic, over, s.table(p, i))
 	}
-	return s
+	return next
+}
+
+// table gives what the algorithm by hash of a priority was made of, and nothing where there is none that could stand in for
+// the next.
+func (s *HostSet) table(p *Policy, priority int) (t made) {
+	if s != nil && s.policy.Algorithm == p.Algorithm && priority < len(s.tiers) {
+		t = s.tiers[priority].made
+		t.current = s.policy == p
+	}
+	return t
 }
 
 func (t *Tier) health(p *Policy) (h TierHealth) {
@@ -88,13 +105,13 @@ func (t *Tier) health(p *Policy) (h TierHealth) {
 	return h
 }
 
-func (t *Tier) compile(p *Policy, panic bool, over uint32) {
+func (t *Tier) compile(p *Policy, panic bool, over uint32, before made) {
 	from := t.Healthy
 	if panic {
 		from = t.Endpoints
 	}
 	if p.Algorithm.hashed() {
-		t.compileHashed(p, from)
+		t.compileHashed(p, from, before)
 		return
 	}
 	if len(from) > 0 {
@@ -107,7 +124,7 @@ func (t *Tier) compile(p *Policy, panic bool, over uint32) {
 
 // compileHashed makes the ring or table of a priority. As in ThreadAwareLoadBalancerBase, localities count with their plain
 // weights, whatever share of them is healthy, and in panic too.
-func (t *Tier) compileHashed(p *Policy, from []*Endpoint) {
+func (t *Tier) compileHashed(p *Policy, from []*Endpoint, before made) {
 	shares := flatShares(from)
 	if p.LocalityWeighted {
 		groups := byLocality(t.Endpoints)
@@ -126,7 +143,14 @@ func (t *Tier) compileHashed(p *Policy, from []*Endpoint) {
 			shares = addShares(shares, g.all, float64(g.weight)/sum)
 		}
 	}
-	if len(shares) > 0 {
+	t.shares = shares
+	switch {
+	case len(shares) == 0:
+	case before.current && slices.Equal(shares, before.shares):
+		t.byHash = before.byHash
+	case large(p.Algorithm, shares, p.Params):
+		t.byHash = newLater(p.Algorithm, shares, p.Params, before.byHash)
+	default:
 		t.byHash = newHashed(p.Algorithm, shares, p.Params)
 	}
 }

@@ -49,6 +49,9 @@ type PickInfo struct {
 	// Hash is what the route's hash policies gave, for RING_HASH and MAGLEV; without HasHash they choose at random.
 	Hash    uint64
 	HasHash bool
+	// Own says that OriginalDst is where a listener has its own socket: the PROXY protocol tells it, ORIGINAL_DST clusters
+	// don't go there.
+	Own bool
 	// Exclude are the priorities that a retry leaves out while another is healthy (previous_priorities).
 	Exclude Priorities
 }
