@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 
@@ -37,7 +38,7 @@ func listeners(s *xds.Snapshot, o Options) ([]*listenerv3.Listener, error) {
 	}
 	var out []*listenerv3.Listener
 	if o.Listen.IsValid() {
-		out = append(out, redirected(o.Listen, s.RegistryOnly))
+		out = append(out, redirected(o.Listen, s))
 	}
 	for _, l := range s.Listeners {
 		l = proto.CloneOf(l)
@@ -85,10 +86,10 @@ func inlineRoutes(fc *listenerv3.FilterChain, routes map[string]*routev3.RouteCo
 }
 
 // redirected takes every connection that is sent to it by a REDIRECT rule. What no listener declares goes where it wanted
-// to go, or nowhere; what was sent to the port itself would come back for ever, and goes nowhere.
-func redirected(at netip.AddrPort, registryOnly bool) *listenerv3.Listener {
-	rest := passthroughName
-	if registryOnly {
+// to go, to the snapshot's Undeclared, or nowhere; what was sent to the port itself would come back for ever, and goes nowhere.
+func redirected(at netip.AddrPort, s *xds.Snapshot) *listenerv3.Listener {
+	rest := cmp.Or(s.Undeclared, passthroughName)
+	if s.RegistryOnly {
 		rest = blackHoleName
 	}
 	l := &listenerv3.Listener{

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strconv"
@@ -22,6 +23,10 @@ import (
 
 // lookupTimeout bounds the lookup of a name that nothing declares.
 const lookupTimeout = 10 * time.Second
+
+// maxLookups bounds how many requests of one worker wait for such lookups: Envoy's default for those that wait for its DNS
+// cache. Only tests change it.
+var maxLookups = 1024
 
 // httpEnv is what one HTTP connection needs of its worker.
 type httpEnv struct {
@@ -104,7 +109,7 @@ func (e *httpEnv) toCluster(st *state, rt *route.Route, authority []byte) hcm.De
 		}
 		return hcm.Decision{Route: rt, Authority: authority, Err: err}
 	}
-	d := hcm.Decision{Route: rt, Cluster: c, Pick: lb.PickInfo{OriginalDst: e.in.dst, Source: e.in.remote}, Authority: authority}
+	d := hcm.Decision{Route: rt, Cluster: c, Pick: lb.PickInfo{OriginalDst: e.in.facts().Dst, Source: e.in.remote, Own: e.in.own}, Authority: authority}
 	if c.Config().Type == cluster.DynamicDNS {
 		d.Pick.Name = c.DynamicKey(string(authority), 0)
 		d.Lookup, e.dynamic = d.Pick.Name, c
@@ -142,6 +147,12 @@ func (e *httpEnv) undeclared(st *state, rt *route.Route, authority []byte, port 
 	if e.in.own {
 		return e.toCluster(st, rt, authority)
 	}
+	if name := st.elsewhere(); name != "" {
+		if rt == nil { // nothing is declared on the port
+			rt = &route.Route{Name: passthroughRoute.Name, Cluster: name, CatchAll: true, Plain: true, Retry: passthroughRoute.Retry}
+		}
+		return e.toCluster(st, rt, authority)
+	}
 	if !e.entry.proxy {
 		if isAllocated(e.in.dst.Addr()) || !e.in.dst.Addr().IsValid() {
 			return noRoute()
@@ -165,33 +176,68 @@ func hostname(authority string) string {
 }
 
 // Lookup implements hcm.Env.
-func (e *httpEnv) Lookup(name string, port uint16, fn func([]netip.AddrPort)) {
+func (e *httpEnv) Lookup(name string, port uint16, fn func([]netip.AddrPort, *proxyerr.Error)) {
 	if e.dynamic == nil {
-		e.w.lookup(name, port, fn)
+		e.w.lookup(name, port, func(addrs []netip.AddrPort, err error) {
+			if err != nil {
+				fn(nil, lookupError(err, 502, "DNS resolution failed for "+name))
+				return
+			}
+			fn(addrs, nil)
+		})
 		return
 	}
 	e.w.resolve(e.dynamic, name, func(err error) {
 		if err != nil {
-			fn(nil)
+			fn(nil, lookupError(err, 503, "DNS resolution failure"))
 			return
 		}
-		fn([]netip.AddrPort{{}}) // the pick's name says where
+		fn([]netip.AddrPort{{}}, nil) // the pick's name says where
 	})
 }
 
-func (w *worker) lookup(name string, port uint16, fn func([]netip.AddrPort)) {
+// lookupError is what a client is told whose destination could not be looked up; status and body where it has no address. The
+// other texts are those of Envoy's dynamic forward proxy.
+func lookupError(err error, status int, body string) *proxyerr.Error {
+	e := &proxyerr.Error{Flags: streaminfo.DNSResolutionFailed, Cause: err, Reply: &proxyerr.Reply{Status: status, Body: body}}
+	switch {
+	case errors.Is(err, cluster.ErrPendingOverflow):
+		e.Flags, e.Reply = streaminfo.UpstreamOverflow, &proxyerr.Reply{Status: 503, Body: "Dynamic forward proxy pending request overflow"}
+	case errors.Is(err, lb.ErrOverflow):
+		e.Flags, e.Reply = streaminfo.UpstreamOverflow, &proxyerr.Reply{Status: 503, Body: "DNS cache overflow"}
+	}
+	return e
+}
+
+var errNoAddress = errors.New("no address")
+
+// lookup resolves a name that nothing declares, and calls back on the loop, with an address at least or an error. Who waits
+// counts in the passthrough cluster's upstream_rq_pending_*.
+func (w *worker) lookup(name string, port uint16, fn func([]netip.AddrPort, error)) {
 	if a, err := netip.ParseAddr(name); err == nil {
-		fn([]netip.AddrPort{netip.AddrPortFrom(a.Unmap(), port)})
+		fn([]netip.AddrPort{netip.AddrPortFrom(a.Unmap(), port)}, nil)
 		return
 	}
-	if w.p.Resolve == nil {
-		fn(nil)
+	st := w.p.Stats.Cluster(passthroughCluster)
+	switch {
+	case w.p.Resolve == nil:
+		fn(nil, errNoAddress)
+		return
+	case w.lookups >= maxLookups:
+		st.UpstreamRqPendOver.Inc()
+		fn(nil, cluster.ErrPendingOverflow)
 		return
 	}
+	w.lookups++
+	st.UpstreamRqPendTotal.Inc()
+	st.UpstreamRqPendActive.Inc()
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 		defer cancel()
 		addrs, err := w.p.Resolve(ctx, name)
+		if err == nil && len(addrs) == 0 {
+			err = errNoAddress
+		}
 		if err != nil {
 			w.p.Log.Debug("lookup failed", "name", name, "error", err)
 		}
@@ -199,7 +245,11 @@ func (w *worker) lookup(name string, port uint16, fn func([]netip.AddrPort)) {
 		for i, a := range addrs {
 			out[i] = netip.AddrPortFrom(a, port)
 		}
-		w.d.Post(func() { fn(out) })
+		w.d.Post(func() {
+			w.lookups--
+			st.UpstreamRqPendActive.Dec()
+			fn(out, err)
+		})
 	}()
 }
 
@@ -220,8 +270,15 @@ func (e *httpEnv) Connect(c *hcm.Conn, s event.Stream, authority string, early [
 	if st.registryOnly() || p.ProxyDeclaredOnly {
 		return refusal(proxyerr.Reply{Status: 502}).Err
 	}
-	s.SetHandler(idleHandler{})
-	w.lookup(host, uint16(port), func(addrs []netip.AddrPort) { w.connectUndeclared(in, addrs) })
+	if name := st.elsewhere(); name != "" {
+		return w.connectTo(in, elsewhereChain(name), name)
+	}
+	a := w.await(in, connectRefusal)
+	w.lookup(host, uint16(port), func(addrs []netip.AddrPort, _ error) {
+		if a.end() {
+			w.connectUndeclared(in, addrs)
+		}
+	})
 	return nil
 }
 
@@ -258,17 +315,7 @@ func (w *worker) connectDeclared(in *inbound, l *listener.Config) *proxyerr.Erro
 		name = ch.To(w.random())
 	}
 	if name != "" && name != passthroughCluster {
-		c := w.p.state.Load().clusters[name]
-		if c == nil && w.p.state.Load().unserved[name] {
-			return unserved(name).Err
-		}
-		if c == nil {
-			return &proxyerr.Error{Flags: streaminfo.NoClusterFound, Source: proxyerr.Config}
-		}
-		o := w.tcpOptions(in, ch, c)
-		o.Greeting, o.Refusal = hcm.ConnectReply, connectRefusal
-		w.proxyTCP(in, o)
-		return nil
+		return w.connectTo(in, ch, name)
 	}
 	// HTTP or TLS inside: who serves it is known from what the client sends, which it does after this.
 	if _, err := in.s.Write([]byte(hcm.ConnectReply)); err != nil {
@@ -276,6 +323,22 @@ func (w *worker) connectDeclared(in *inbound, l *listener.Config) *proxyerr.Erro
 		return nil
 	}
 	w.dispatch(in)
+	return nil
+}
+
+// connectTo relays what follows a CONNECT to one of a TCP chain's clusters.
+func (w *worker) connectTo(in *inbound, ch *listener.Chain, name string) *proxyerr.Error {
+	st := w.p.state.Load()
+	c := st.clusters[name]
+	if c == nil && st.unserved[name] {
+		return unserved(name).Err
+	}
+	if c == nil {
+		return &proxyerr.Error{Flags: streaminfo.NoClusterFound, Source: proxyerr.Config}
+	}
+	o := w.tcpOptions(in, ch, c)
+	o.Greeting, o.Refusal = hcm.ConnectReply, connectRefusal
+	w.proxyTCP(in, o)
 	return nil
 }
 

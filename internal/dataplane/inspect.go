@@ -41,7 +41,7 @@ const (
 func (w *worker) dispatch(in *inbound) {
 	st := w.p.state.Load()
 	l, exact := st.listeners.Find(in.dst)
-	in.declared = exact || w.isDeclared(st, in, l)
+	in.declared = exact || w.isDeclared(st, in, l) || st.elsewhere() != ""
 	switch {
 	case l == nil:
 		w.undeclared(in, nil)
@@ -85,7 +85,12 @@ func (w *worker) sniffs(l *listener.Config) bool {
 // understand.
 func (w *worker) undeclared(in *inbound, l *listener.Config) {
 	ours := isAllocated(in.dst.Addr())
-	only := w.p.state.Load().registryOnly()
+	st := w.p.state.Load()
+	if name := st.elsewhere(); name != "" {
+		w.takeTCP(in, elsewhereChain(name), nil)
+		return
+	}
+	only := st.registryOnly()
 	if !only && !ours {
 		w.passthrough(in, nil)
 		return
@@ -105,6 +110,11 @@ func (w *worker) undeclared(in *inbound, l *listener.Config) {
 var allocated = []netip.Prefix{netip.MustParsePrefix("240.240.0.0/16"), netip.MustParsePrefix("2001:2::/48")}
 
 func isAllocated(a netip.Addr) bool { return allocated[0].Contains(a) || allocated[1].Contains(a) }
+
+// elsewhereChain is the filter chain of connections that no listener takes, and that don't go where they wanted to go.
+func elsewhereChain(cluster string) *listener.Chain {
+	return &listener.Chain{StatPrefix: cluster, Cluster: cluster, Idle: time.Hour} // Envoy's default of tcp_proxy
+}
 
 // passthrough dials where the application wanted to go.
 func (w *worker) passthrough(in *inbound, hello *tlsinspector.Hello) {
@@ -162,7 +172,7 @@ func (w *worker) takeTCP(in *inbound, ch *listener.Chain, hello *tlsinspector.He
 
 // tcpOptions are those of a connection that a chain sends to a cluster.
 func (w *worker) tcpOptions(in *inbound, ch *listener.Chain, c *cluster.Cluster) tcpproxy.Options {
-	o := tcpproxy.Options{Cluster: c, Pick: lb.PickInfo{OriginalDst: in.dst, Source: in.remote}, Stats: w.tcp(ch.StatPrefix),
+	o := tcpproxy.Options{Cluster: c, Pick: lb.PickInfo{OriginalDst: in.facts().Dst, Source: in.remote, Own: in.own}, Stats: w.tcp(ch.StatPrefix),
 		Idle: ch.Idle, MaxTime: ch.MaxTime, Info: &streaminfo.Info{}}
 	if ch.HashSource && in.remote.IsValid() {
 		o.Pick.Hash, o.Pick.HasHash = route.HashSource(in.remote.Addr()), true
@@ -177,14 +187,77 @@ func (w *worker) proxyDynamic(in *inbound, ch *listener.Chain, hello *tlsinspect
 		return
 	}
 	o.Pick.Name = o.Cluster.DynamicKey(hello.ServerName, ch.DynamicPort)
-	in.s.SetHandler(idleHandler{})
+	a := w.await(in, "")
 	w.resolve(o.Cluster, o.Pick.Name, func(err error) {
-		if err != nil {
+		switch {
+		case !a.end():
+		case err != nil:
 			in.s.Abort()
-			return
+		default:
+			w.proxyTCP(in, o)
 		}
-		w.proxyTCP(in, o)
 	})
+}
+
+// awaiting is a connection whose destination is being looked up.
+type awaiting struct {
+	w       *worker
+	in      *inbound
+	refusal string // goes to a client that ends its direction
+	done    bool
+}
+
+// await takes a connection into the worker's books until end. A client that is reset meanwhile, or ends its direction, waits
+// for nothing: its ClientHello, or its CONNECT, asks for more to be said. What was sent behind a CONNECT may be all.
+func (w *worker) await(in *inbound, refusal string) *awaiting {
+	a := &awaiting{w: w, in: in, refusal: refusal}
+	w.open.Add(1)
+	w.conns[a] = true
+	in.s.SetHandler(a)
+	in.s.Again()
+	return a
+}
+
+// end says whether the client is still there.
+func (a *awaiting) end() bool {
+	if a.done {
+		return false
+	}
+	a.done = true
+	delete(a.w.conns, a)
+	a.w.open.Add(-1)
+	return true
+}
+
+// OnEvent implements event.Handler.
+func (a *awaiting) OnEvent(readable, _ bool) {
+	down, ok := a.in.s.(*event.Socket)
+	switch {
+	case !readable || !ok || !down.PeerClosed():
+	case a.refusal == "" || down.Error() != nil:
+		a.Close()
+	case len(a.in.early) == 0:
+		a.behind(down)
+	}
+}
+
+// behind looks for what a client sent behind its CONNECT before it ended its direction.
+func (a *awaiting) behind(down *event.Socket) {
+	b := a.w.buffers.Get()
+	defer a.w.buffers.Put(b)
+	n, err := down.Read(b)
+	a.in.early = append(a.in.early, b[:n]...)
+	if err != nil && err != event.ErrAgain && a.end() {
+		_, _ = down.Write([]byte(a.refusal))
+		down.Close()
+	}
+}
+
+// Close ends the connection from outside.
+func (a *awaiting) Close() {
+	if a.end() {
+		a.in.s.Abort()
+	}
 }
 
 // resolve makes a name known to a dynamic forward proxy cluster and calls back on the worker's loop.

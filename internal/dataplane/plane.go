@@ -83,6 +83,14 @@ type state struct {
 // registryOnly tells whether the snapshot refuses what nothing declares.
 func (st *state) registryOnly() bool { return st.snapshot != nil && st.snapshot.RegistryOnly }
 
+// elsewhere is the cluster that gets what nothing declares, where that is not dialled; "": it is, or is refused.
+func (st *state) elsewhere() string {
+	if st.snapshot == nil || st.snapshot.RegistryOnly {
+		return ""
+	}
+	return st.snapshot.Undeclared
+}
+
 // New makes a Plane without connections and starts its workers; Stop ends them.
 func New(o Options) (*Plane, error) {
 	p := &Plane{Options: o, tls: &upstream.TLSContexts{Log: o.Log}}

@@ -90,5 +90,8 @@ func (s *Snapshot) HashOf(sums *Sums) string {
 	if s.RegistryOnly {
 		h.Write([]byte("registry only"))
 	}
+	if s.Undeclared != "" {
+		h.Write([]byte("undeclared to " + s.Undeclared))
+	}
 	return hex.EncodeToString(h.Sum(nil))[:16]
 }

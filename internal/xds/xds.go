@@ -26,6 +26,9 @@ type Snapshot struct {
 	// RegistryOnly says that what nobody declares is refused, on ports without a listener too (Istio's
 	// outboundTrafficPolicy REGISTRY_ONLY, from the command line, MeshConfig or a Sidecar).
 	RegistryOnly bool
+	// Undeclared is the cluster that gets what nobody declares, on ports without a listener too (a Sidecar's egressProxy);
+	// empty: it goes where it wanted to go. Where RegistryOnly is set it is empty.
+	Undeclared string
 	// Names is what the DNS proxy answers from: Istio's NDS name table. Sorted by host.
 	Names []Name
 }

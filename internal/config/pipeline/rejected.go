@@ -38,6 +38,7 @@ func sinkIssues(rejected []xds.Rejection, set *config.Set, known []config.Issue)
 			}
 		}
 		if r.Listen != "" {
+			i.Message = r.Reason
 			if o, field := listenerOf(r.Listen, set); o != nil {
 				i.Object, i.Origin, i.Field = o.Key, o.At(field), field
 			}
@@ -54,7 +55,7 @@ func (p *Pipeline) Refused(rejected []xds.Rejection) error {
 	for i := range out {
 		out[i].Severity = config.Error
 	}
-	return Errors(out)
+	return Errors(sortIssues(out))
 }
 
 // listenerOf finds the Sidecar that asks for a socket at an address, and where.

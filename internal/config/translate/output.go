@@ -82,7 +82,7 @@ func (c *compiler) snapshot() (*xds.Snapshot, []config.Issue) {
 	for _, i := range c.issues {
 		c.reported[i] = true
 	}
-	snap, out, sums := &xds.Snapshot{RegistryOnly: c.mesh.registryOnly}, &output{tables: map[string]*hostTable{}, made: c}, &xds.Sums{}
+	snap, out, sums := &xds.Snapshot{RegistryOnly: c.mesh.registryOnly, Undeclared: c.undeclaredElsewhere()}, &output{tables: map[string]*hostTable{}, made: c}, &xds.Sums{}
 	if c.before == nil {
 		c.before = &output{}
 	}

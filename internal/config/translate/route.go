@@ -291,6 +291,14 @@ func (c *compiler) undeclaredCluster() string {
 	return passthroughName
 }
 
+// undeclaredElsewhere is undeclaredCluster, where it is not where it wanted to go.
+func (c *compiler) undeclaredElsewhere() string {
+	if c.egressProxy == nil || c.mesh.registryOnly {
+		return ""
+	}
+	return c.undeclaredCluster()
+}
+
 // addressDomain writes an address as a Host header does: IPv6 in brackets.
 func addressDomain(a netip.Addr) string {
 	if a.Is6() {

@@ -49,8 +49,16 @@ const backlog = 4096
 type Socket struct {
 	FD  int // listening, non-blocking, close-on-exec; whoever takes it closes it
 	own Own
-	id  [2]uint64 // device and inode of the path
+	id  fileID
 }
+
+// fileID tells a path's file from another that comes after it, which may get the same inode.
+type fileID struct {
+	dev, ino uint64
+	made     int64 // ns of Unix time
+}
+
+func identify(st *unix.Stat_t) fileID { return fileID{uint64(st.Dev), st.Ino, st.Mtim.Nano()} }
 
 // Open makes a listening socket. newSocket makes a stream socket of an address family, non-blocking and close-on-exec; nil:
 // in this process's network namespace. A path whose socket nobody listens on any more is taken over; any other that exists
@@ -122,7 +130,7 @@ func (s *Socket) bind(sa unix.Sockaddr, family int) error {
 		if err := unix.Lstat(s.own.Path, &st); err != nil {
 			return err
 		}
-		s.id = [2]uint64{uint64(st.Dev), st.Ino}
+		s.id = identify(&st)
 		if s.own.Mode != 0 {
 			err = unix.Chmod(s.own.Path, s.own.Mode)
 		}
@@ -161,11 +169,11 @@ func (o Own) clear() error {
 
 // Remove removes the socket's file, if it is still this socket's.
 func (s *Socket) Remove() {
-	if !s.onDisk() || s.id == [2]uint64{} {
+	if !s.onDisk() || s.id == (fileID{}) {
 		return
 	}
 	var st unix.Stat_t
-	if unix.Lstat(s.own.Path, &st) == nil && s.id == [2]uint64{uint64(st.Dev), st.Ino} {
+	if unix.Lstat(s.own.Path, &st) == nil && s.id == identify(&st) {
 		_ = unix.Unlink(s.own.Path)
 	}
 }
