@@ -29,8 +29,8 @@ type State interface {
 	Clusters() *adminv3.Clusters
 	// Listeners gives the listeners that are bound.
 	Listeners() *adminv3.Listeners
-	// Endpoints gives what ?include_eds shows: the resolved endpoints of every cluster, with their health.
-	Endpoints() []*endpointv3.ClusterLoadAssignment
+	// Endpoints gives what ?include_eds shows, of every cluster.
+	Endpoints() []Assigned
 	// Hosts gives what Envoy's form has no place for, for /detour/endpoints.
 	Hosts() []Host
 	// Rejected gives what was dropped, or is served in an older version than the one configured.
@@ -41,6 +41,16 @@ type State interface {
 	Drain()
 	// Quit ends the process in an orderly way; it returns at once.
 	Quit()
+}
+
+// Assigned is a cluster with its endpoints.
+type Assigned interface {
+	// EndpointsName is the cluster_name of Endpoints.
+	EndpointsName() string
+	// EndpointsVersion is equal (==) as long as Endpoints gives equal messages; nil where that can't be told.
+	EndpointsVersion() any
+	// Endpoints gives the resolved endpoints with their health.
+	Endpoints() *endpointv3.ClusterLoadAssignment
 }
 
 // Host is one endpoint of one cluster, as /detour/endpoints shows it (durations in milliseconds).

@@ -3,12 +3,14 @@ package admin
 import (
 	"net/http"
 	"regexp"
-	"slices"
 	"time"
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -32,16 +34,13 @@ type dump struct {
 	applied  *timestamppb.Timestamp
 	rejected map[rejectedKey][]Rejected
 	names    *regexp.Regexp // nil: all
-	hold     bool           // resources are holders for their texts
+	hold     string         // unless "", resources are holders of this
 }
 
 // resource gives a resource as a dump shows it.
-func resource[M interface {
-	proto.Message
-	GetName() string
-}](d *dump, m M) *anypb.Any {
-	if d.hold {
-		return holder(m.GetName())
+func resource[M proto.Message](d *dump, m M) *anypb.Any {
+	if d.hold != "" {
+		return holder(d.hold)
 	}
 	return pack(redacted(m))
 }
@@ -55,6 +54,34 @@ func (h *Handler) configDump(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	q := r.URL.Query()
+	if !q.Has("resource") && !q.Has("mask") {
+		if err := h.wholeDump(w, names, q.Has("include_eds")); err != nil {
+			fail(w, http.StatusInternalServerError, "can't be shown as JSON: "+err.Error())
+		}
+		return
+	}
+	d := h.newDump(names)
+	var endpoints *adminv3.EndpointsConfigDump
+	if q.Has("include_eds") {
+		var all []*endpointv3.ClusterLoadAssignment
+		for _, x := range h.state.Endpoints() {
+			if d.wants(x.EndpointsName()) {
+				all = append(all, x.Endpoints())
+			}
+		}
+		endpoints = d.endpoints(all)
+	}
+	chosen, err := choose(h.sections(d, endpoints), q.Get("resource"), q.Get("mask"))
+	if err != nil {
+		fail(w, err.status, err.text)
+		return
+	}
+	writeSections(w, chosen)
+}
+
+// newDump begins a dump of what is in force.
+func (h *Handler) newDump(names *regexp.Regexp) *dump {
 	snapshot, applied := h.state.Snapshot()
 	if snapshot == nil {
 		snapshot = &xds.Snapshot{}
@@ -64,27 +91,16 @@ func (h *Handler) configDump(w http.ResponseWriter, r *http.Request) {
 		k := rejectedKey{x.TypeURL, x.Name}
 		d.rejected[k] = append(d.rejected[k], x)
 	}
-	if q := r.URL.Query(); len(d.rejected) == 0 && names == nil && !q.Has("include_eds") && !q.Has("resource") && !q.Has("mask") {
-		if err := h.wholeDump(w, d); err != nil {
-			fail(w, http.StatusInternalServerError, "can't be shown as JSON: "+err.Error())
-		}
-		return
-	}
-	sections := h.sections(d)
-	if r.URL.Query().Has("include_eds") {
-		sections = slices.Insert(sections, 2, proto.Message(d.endpoints(h.state.Endpoints())))
-	}
-	chosen, err := choose(sections, r.URL.Query().Get("resource"), r.URL.Query().Get("mask"))
-	if err != nil {
-		fail(w, err.status, err.text)
-		return
-	}
-	writeSections(w, chosen)
+	return d
 }
 
-// sections gives the dump's sections but the endpoints', in Envoy's order.
-func (h *Handler) sections(d *dump) []proto.Message {
-	return []proto.Message{h.bootstrap(), d.clusters(), d.listeners(), &adminv3.ScopedRoutesConfigDump{}, d.routes(), &adminv3.SecretsConfigDump{}}
+// sections gives the dump's sections, in Envoy's order; without the endpoints' where endpoints is nil.
+func (h *Handler) sections(d *dump, endpoints *adminv3.EndpointsConfigDump) []proto.Message {
+	out := []proto.Message{h.bootstrap(), d.clusters()}
+	if endpoints != nil {
+		out = append(out, endpoints)
+	}
+	return append(out, d.listeners(), &adminv3.ScopedRoutesConfigDump{}, d.routes(), &adminv3.SecretsConfigDump{})
 }
 
 func writeSections(w http.ResponseWriter, sections []proto.Message) {
@@ -109,7 +125,9 @@ func (h *Handler) bootstrap() *adminv3.BootstrapConfigDump {
 	}
 }
 
-func (d *dump) wants(name string) bool { return d.names == nil || d.names.MatchString(name) }
+func (d *dump) wants(name string) bool {
+	return d.names == nil || d.hold != "" && name == d.hold || d.names.MatchString(name)
+}
 
 // take gives the error of a resource and marks it as shown.
 func (d *dump) take(typeURL, name string) *adminv3.UpdateFailureState {
@@ -157,12 +175,7 @@ func (d *dump) clusters() *adminv3.ClustersConfigDump {
 	out := &adminv3.ClustersConfigDump{VersionInfo: d.snapshot.Version}
 	for _, c := range d.snapshot.Clusters {
 		if d.wants(c.GetName()) {
-			out.DynamicActiveClusters = append(out.DynamicActiveClusters, &adminv3.ClustersConfigDump_DynamicCluster{
-				VersionInfo: d.snapshot.Version,
-				Cluster:     resource(d, c),
-				LastUpdated: d.applied,
-				ErrorState:  d.take(clusterType, c.GetName()),
-			})
+			out.DynamicActiveClusters = append(out.DynamicActiveClusters, d.cluster(c, d.take(clusterType, c.GetName())))
 		}
 	}
 	for _, x := range append(d.rest(clusterType), d.rest("")...) {
@@ -173,32 +186,29 @@ func (d *dump) clusters() *adminv3.ClustersConfigDump {
 	return out
 }
 
+func (d *dump) cluster(c *clusterv3.Cluster, failed *adminv3.UpdateFailureState) *adminv3.ClustersConfigDump_DynamicCluster {
+	return &adminv3.ClustersConfigDump_DynamicCluster{
+		VersionInfo: d.snapshot.Version, Cluster: resource(d, c), LastUpdated: d.applied, ErrorState: failed,
+	}
+}
+
 func (d *dump) endpoints(all []*endpointv3.ClusterLoadAssignment) *adminv3.EndpointsConfigDump {
 	out := &adminv3.EndpointsConfigDump{}
 	for _, e := range all {
-		if d.wants(e.GetClusterName()) {
-			out.DynamicEndpointConfigs = append(out.DynamicEndpointConfigs, &adminv3.EndpointsConfigDump_DynamicEndpointConfig{
-				EndpointConfig: pack(redacted[*endpointv3.ClusterLoadAssignment](e)),
-				ErrorState:     d.take(endpointType, e.GetClusterName()),
-			})
-		}
+		out.DynamicEndpointConfigs = append(out.DynamicEndpointConfigs, d.endpoint(e, d.take(endpointType, e.GetClusterName())))
 	}
 	return out
+}
+
+func (d *dump) endpoint(e *endpointv3.ClusterLoadAssignment, failed *adminv3.UpdateFailureState) *adminv3.EndpointsConfigDump_DynamicEndpointConfig {
+	return &adminv3.EndpointsConfigDump_DynamicEndpointConfig{EndpointConfig: resource(d, e), ErrorState: failed}
 }
 
 func (d *dump) listeners() *adminv3.ListenersConfigDump {
 	out := &adminv3.ListenersConfigDump{VersionInfo: d.snapshot.Version}
 	for _, l := range d.snapshot.Listeners {
 		if d.wants(l.GetName()) {
-			out.DynamicListeners = append(out.DynamicListeners, &adminv3.ListenersConfigDump_DynamicListener{
-				Name: l.GetName(),
-				ActiveState: &adminv3.ListenersConfigDump_DynamicListenerState{
-					VersionInfo: d.snapshot.Version,
-					Listener:    resource(d, l),
-					LastUpdated: d.applied,
-				},
-				ErrorState: d.take(listenerType, l.GetName()),
-			})
+			out.DynamicListeners = append(out.DynamicListeners, d.listener(l, d.take(listenerType, l.GetName())))
 		}
 	}
 	for _, x := range d.rest(listenerType) {
@@ -209,16 +219,21 @@ func (d *dump) listeners() *adminv3.ListenersConfigDump {
 	return out
 }
 
+func (d *dump) listener(l *listenerv3.Listener, failed *adminv3.UpdateFailureState) *adminv3.ListenersConfigDump_DynamicListener {
+	return &adminv3.ListenersConfigDump_DynamicListener{
+		Name: l.GetName(),
+		ActiveState: &adminv3.ListenersConfigDump_DynamicListenerState{
+			VersionInfo: d.snapshot.Version, Listener: resource(d, l), LastUpdated: d.applied,
+		},
+		ErrorState: failed,
+	}
+}
+
 func (d *dump) routes() *adminv3.RoutesConfigDump {
 	out := &adminv3.RoutesConfigDump{}
 	for _, c := range d.snapshot.Routes {
 		if d.wants(c.GetName()) {
-			out.DynamicRouteConfigs = append(out.DynamicRouteConfigs, &adminv3.RoutesConfigDump_DynamicRouteConfig{
-				VersionInfo: d.snapshot.Version,
-				RouteConfig: resource(d, c),
-				LastUpdated: d.applied,
-				ErrorState:  d.take(routeType, c.GetName()),
-			})
+			out.DynamicRouteConfigs = append(out.DynamicRouteConfigs, d.route(c, d.take(routeType, c.GetName())))
 		}
 	}
 	for _, x := range d.rest(routeType) {
@@ -227,4 +242,10 @@ func (d *dump) routes() *adminv3.RoutesConfigDump {
 		})
 	}
 	return out
+}
+
+func (d *dump) route(rc *routev3.RouteConfiguration, failed *adminv3.UpdateFailureState) *adminv3.RoutesConfigDump_DynamicRouteConfig {
+	return &adminv3.RoutesConfigDump_DynamicRouteConfig{
+		VersionInfo: d.snapshot.Version, RouteConfig: resource(d, rc), LastUpdated: d.applied, ErrorState: failed,
+	}
 }

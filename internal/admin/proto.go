@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/known/anypb"
-	"google.golang.org/protobuf/types/known/structpb"
 
 	// Types that stand inside Any in the resources that detour makes or takes; only known ones can be shown.
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
@@ -95,9 +94,7 @@ func redact(m protoreflect.Message, sensitive bool) {
 func redactAny(a *anypb.Any, sensitive bool) {
 	inner, err := a.UnmarshalNew()
 	if err != nil { // nobody knows what it holds, and JSON could not show it
-		x := pack(&structpb.Struct{Fields: map[string]*structpb.Value{
-			"type_url": structpb.NewStringValue(secret + " of unknown type"),
-		}})
+		x := pack(unknownType())
 		a.TypeUrl, a.Value = x.TypeUrl, x.Value
 		return
 	}

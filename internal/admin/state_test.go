@@ -39,17 +39,30 @@ type fakeState struct {
 	quit      int
 }
 
+type assigned struct {
+	e *endpointv3.ClusterLoadAssignment
+}
+
+func (a assigned) EndpointsName() string                        { return a.e.GetClusterName() }
+func (a assigned) EndpointsVersion() any                        { return a.e }
+func (a assigned) Endpoints() *endpointv3.ClusterLoadAssignment { return a.e }
+
 var applied = time.Date(2026, 11, 22, 17, 43, 37, 599e6, time.UTC)
 
-func (f *fakeState) Snapshot() (*xds.Snapshot, time.Time)           { return f.snapshot, applied }
-func (f *fakeState) Clusters() *adminv3.Clusters                    { return f.clusters }
-func (f *fakeState) Listeners() *adminv3.Listeners                  { return f.listeners }
-func (f *fakeState) Endpoints() []*endpointv3.ClusterLoadAssignment { return f.endpoints }
-func (f *fakeState) Hosts() []Host                                  { return f.hosts }
-func (f *fakeState) Rejected() []Rejected                           { return f.rejected }
-func (f *fakeState) ServerState() adminv3.ServerInfo_State          { return f.state }
-func (f *fakeState) Drain()                                         { f.drained++ }
-func (f *fakeState) Quit()                                          { f.quit++ }
+func (f *fakeState) Snapshot() (*xds.Snapshot, time.Time) { return f.snapshot, applied }
+func (f *fakeState) Clusters() *adminv3.Clusters          { return f.clusters }
+func (f *fakeState) Listeners() *adminv3.Listeners        { return f.listeners }
+func (f *fakeState) Endpoints() (out []Assigned) {
+	for _, e := range f.endpoints {
+		out = append(out, assigned{e})
+	}
+	return out
+}
+func (f *fakeState) Hosts() []Host                         { return f.hosts }
+func (f *fakeState) Rejected() []Rejected                  { return f.rejected }
+func (f *fakeState) ServerState() adminv3.ServerInfo_State { return f.state }
+func (f *fakeState) Drain()                                { f.drained++ }
+func (f *fakeState) Quit()                                 { f.quit++ }
 
 func golden(t testing.TB, name string) []byte {
 	t.Helper()

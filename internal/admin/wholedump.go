@@ -1,20 +1,19 @@
 package admin
 
 import (
-	"bytes"
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -23,46 +22,31 @@ import (
 	"detour.dev/detour/internal/xds"
 )
 
-// texts remembers how resources read as JSON, by their pointers: they are immutable, and between two dumps few change.
-// What the last dump did not show is forgotten.
+// A dump of a large configuration is made of a frame, in which each list has one element that holds a token, and of the
+// texts of its resources, which are remembered. Neither the messages nor the text of all of it are ever in memory at once.
+
+// texts remembers how resources read as JSON.
 type texts struct {
-	mu         sync.Mutex
-	last, next map[proto.Message]string
-}
-
-// of gives the text of a message that stands depth levels deep, secrets left out.
-func (t *texts) of(m proto.Message, depth int, shown func() proto.Message) (string, error) {
-	s, ok := t.last[m]
-	if !ok {
-		b, err := indented(shown(), depth)
-		if err != nil {
-			return "", err
-		}
-		s = string(b)
-	}
-	t.next[m] = s
-	return s, nil
-}
-
-// indented gives proto JSON as writeProto does, for a message that stands depth levels deep.
-func indented(m proto.Message, depth int) ([]byte, error) {
-	raw, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
-	if err != nil {
-		return nil, err
-	}
-	var b bytes.Buffer
-	err = json.Indent(&b, raw, strings.Repeat(" ", depth), " ")
-	return b.Bytes(), err
+	mu                                    sync.Mutex // guards all below
+	clusters, endpoints, listeners, hosts remembered
+	w                                     jsonWriter
 }
 
 // Depths at which resources stand in a dump.
 const (
 	entryDepth    = 4
 	clusterDepth  = 5
+	endpointDepth = 5
 	routesDepth   = 5
 	hostDepth     = 7
 	listenerDepth = 6
 )
+
+// segment is a piece of a dump: what stands before a text, and the text.
+type segment struct {
+	before string
+	text   text
+}
 
 // template is one element of a list of which there are many: the list was written with one that holds tokens.
 type template struct{ before, element, after string }
@@ -85,130 +69,293 @@ func cut(text, token string, depth int) (template, error) {
 // holder is a message in whose place a text is to stand.
 func holder(token string) *anypb.Any { return pack(wrapperspb.String(token)) }
 
-// held gives the text of a holder that stands depth levels deep.
-func held(token string, depth int) (string, error) {
-	b, err := indented(holder(token), depth)
-	return string(b), err
-}
-
-// wholeDump writes what the dump's sections say, from remembered texts where it can; nothing may be left out or rejected.
-func (h *Handler) wholeDump(w http.ResponseWriter, d *dump) error {
-	parts, err := h.wholeTexts(d)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	for _, part := range parts {
-		if _, err := io.WriteString(w, part); err != nil {
-			return nil // the client is gone
+// wholeDump answers with the dump's sections, from remembered texts where it can. What came into force while they were
+// written is shown already: who polls after a change does not get the old once more.
+func (h *Handler) wholeDump(w http.ResponseWriter, names *regexp.Regexp, withEndpoints bool) error {
+	for again := true; ; again = false {
+		d := h.newDump(names)
+		var assigned []Assigned
+		if withEndpoints {
+			assigned = append([]Assigned{}, h.state.Endpoints()...)
 		}
-	}
-	return nil
-}
-
-// wholeTexts gives the dump in pieces. Nothing is written here: a client that does not read must not hold the lock.
-func (h *Handler) wholeTexts(d *dump) ([]string, error) {
-	h.texts.mu.Lock()
-	defer h.texts.mu.Unlock()
-	h.texts.next = make(map[proto.Message]string, len(h.texts.last))
-	s, token := d.snapshot, "detour "+rand.Text()
-	names := []string{token + " cluster", token + " listener", token + " routes"}
-	x := &dump{snapshot: one(s, names), applied: d.applied, hold: true}
-	out := &adminv3.ConfigDump{}
-	for _, m := range h.sections(x) {
-		out.Configs = append(out.Configs, pack(m))
-	}
-	b, err := indented(out, 0)
-	if err != nil {
-		return nil, err
-	}
-	rest := string(b)
-	var body []string
-	list := func(name string, depth, n int, each func(i int) (string, string, error)) error {
-		if n == 0 {
+		all, err := h.wholeTexts(d, assigned)
+		if err != nil {
+			return err
+		}
+		if now, _ := h.state.Snapshot(); !again || now == nil || now == d.snapshot {
+			writeSegments(w, all)
 			return nil
 		}
-		t, err := cut(rest, name, entryDepth)
-		if err != nil {
-			return err
-		}
-		place, err := held(name, depth)
-		if err != nil {
-			return err
-		}
-		body = append(body, t.before)
-		for i := range n {
-			label, text, err := each(i)
-			if err != nil {
-				return err
-			}
-			before, after, ok := strings.Cut(t.element, place)
-			if !ok {
-				return fmt.Errorf("no place in the template")
-			}
-			if i > 0 {
-				body = append(body, ",")
-			}
-			body = append(body, strings.Replace(before, jsonString(name), label, 1), text, after)
-		}
-		rest = t.after
-		return nil
 	}
-	if err := list(names[0], clusterDepth, len(s.Clusters), func(i int) (string, string, error) {
-		m := s.Clusters[i]
-		text, err := h.texts.of(m, clusterDepth, func() proto.Message { return pack(redacted[*clusterv3.Cluster](m)) })
-		return "", text, err
-	}); err != nil {
-		return nil, err
-	}
-	if err := list(names[1], listenerDepth, len(s.Listeners), func(i int) (string, string, error) {
-		m := s.Listeners[i]
-		text, err := h.texts.of(m, listenerDepth, func() proto.Message { return pack(redacted[*listenerv3.Listener](m)) })
-		return jsonString(m.GetName()), text, err
-	}); err != nil {
-		return nil, err
-	}
-	if err := list(names[2], routesDepth, len(s.Routes), func(i int) (string, string, error) {
-		text, err := h.texts.routes(s.Routes[i], token)
-		return "", text, err
-	}); err != nil {
-		return nil, err
-	}
-	h.texts.last, h.texts.next = h.texts.next, nil
-	return append(body, rest, "\n"), nil
 }
 
-// one gives a snapshot with one resource for each list that has any, which holds a token.
-func one(s *xds.Snapshot, names []string) *xds.Snapshot {
-	out := &xds.Snapshot{Version: s.Version}
-	if len(s.Clusters) > 0 {
-		out.Clusters = []*clusterv3.Cluster{{Name: names[0]}}
+// blockSize is how much is written at once, in bytes.
+const blockSize = 128 << 10
+
+func writeSegments(w http.ResponseWriter, all []segment) {
+	size := 0
+	for i := range all {
+		size += len(all[i].before) + all[i].text.size
 	}
-	if len(s.Listeners) > 0 {
-		out.Listeners = []*listenerv3.Listener{{Name: names[1]}}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(size))
+	block := make([]byte, 0, blockSize+blockSize/4)
+	for i := range all {
+		block = all[i].text.appendTo(append(block, all[i].before...))
+		if len(block) >= blockSize || i == len(all)-1 {
+			if _, err := w.Write(block); err != nil {
+				return // the client is gone
+			}
+			block = block[:0]
+		}
 	}
-	if len(s.Routes) > 0 {
-		out.Routes = []*routev3.RouteConfiguration{{Name: names[2]}}
+}
+
+// assembly puts a dump together.
+type assembly struct {
+	h     *Handler
+	d     *dump
+	token string
+	out   []segment
+	rest  string // of the frame, or of what stands around a text
+}
+
+// wholeTexts gives the dump in pieces. Nothing is sent here: a client that does not read must not hold the lock.
+func (h *Handler) wholeTexts(d *dump, assigned []Assigned) ([]segment, error) {
+	h.texts.mu.Lock()
+	defer h.texts.mu.Unlock()
+	a := &assembly{h: h, d: d, token: "detour " + rand.Text()}
+	s := &xds.Snapshot{Version: d.snapshot.Version, Clusters: wanted(d, d.snapshot.Clusters), Listeners: wanted(d, d.snapshot.Listeners), Routes: wanted(d, d.snapshot.Routes)}
+	var shown []Assigned
+	for _, x := range assigned {
+		if d.wants(x.EndpointsName()) {
+			shown = append(shown, x)
+		}
+	}
+	clusters, listeners := framed(d, clusterType, s.Clusters, (*dump).cluster), framed(d, listenerType, s.Listeners, (*dump).listener)
+	routes, endpoints := framed(d, routeType, s.Routes, (*dump).route), d.failedEndpoints(shown)
+	if err := a.frame(s, assigned != nil, len(shown)); err != nil {
+		return nil, err
+	}
+	a.out = make([]segment, 0, 16+len(s.Clusters)+len(shown)+len(s.Listeners)+manyHosts(s.Routes))
+	t := &h.texts
+	for _, list := range []func() error{
+		func() error {
+			return a.list(&t.clusters, len(s.Clusters), clusterDepth, clusters, func(i int) any { return s.Clusters[i] }, func(i int) proto.Message { return s.Clusters[i] })
+		},
+		func() error {
+			return a.list(&t.endpoints, len(shown), endpointDepth, endpoints, func(i int) any { return shown[i].EndpointsVersion() }, func(i int) proto.Message { return shown[i].Endpoints() })
+		},
+		func() error {
+			return a.list(&t.listeners, len(s.Listeners), listenerDepth, listeners, func(i int) any { return s.Listeners[i] }, func(i int) proto.Message { return s.Listeners[i] })
+		},
+		func() error { return a.routes(s.Routes, routes) },
+	} {
+		if err := list(); err != nil {
+			return nil, err
+		}
+	}
+	return append(a.out, segment{before: a.rest + "\n"}), nil
+}
+
+// wanted gives the resources whose names are asked for.
+func wanted[M interface{ GetName() string }](d *dump, all []M) []M {
+	if d.names == nil {
+		return all
+	}
+	var out []M
+	for _, m := range all {
+		if d.wants(m.GetName()) {
+			out = append(out, m)
+		}
 	}
 	return out
 }
 
-func jsonString(s string) string {
-	b, _ := protojson.Marshal(wrapperspb.String(s))
-	return string(b)
+func manyHosts(routes []*routev3.RouteConfiguration) (n int) {
+	for _, rc := range routes {
+		n += 1 + len(rc.GetVirtualHosts())
+	}
+	return n
 }
 
-// routes gives the text of a route configuration, whose virtual hosts are remembered one by one.
-func (t *texts) routes(rc *routev3.RouteConfiguration, token string) (string, error) {
-	if s, ok := t.last[rc]; ok {
-		t.next[rc] = s
-		for _, vh := range rc.GetVirtualHosts() {
-			if s, ok := t.last[vh]; ok {
-				t.next[vh] = s
+// element gives one of a list with all that stands around its resource, a holder; nil: it is as the one in the frame.
+type element func(i int, hold string) proto.Message
+
+// framed tells which elements of a list are not as the one in the frame: those whose newer version was refused, and all
+// that have a name of their own outside the resource.
+func framed[M interface{ GetName() string }, E proto.Message](d *dump, typeURL string, all []M, make func(*dump, M, *adminv3.UpdateFailureState) E) element {
+	failed := map[int]*adminv3.UpdateFailureState{}
+	if len(d.rejected) > 0 {
+		for i, m := range all {
+			if f := d.take(typeURL, m.GetName()); f != nil {
+				failed[i] = f
 			}
 		}
-		return s, nil
 	}
+	return func(i int, hold string) proto.Message {
+		if failed[i] == nil && typeURL != listenerType {
+			return nil
+		}
+		return make(&dump{snapshot: d.snapshot, applied: d.applied, hold: hold}, all[i], failed[i])
+	}
+}
+
+func (d *dump) failedEndpoints(all []Assigned) element {
+	failed := map[int]*adminv3.UpdateFailureState{}
+	if len(d.rejected) > 0 {
+		for i, x := range all {
+			if f := d.take(endpointType, x.EndpointsName()); f != nil {
+				failed[i] = f
+			}
+		}
+	}
+	return func(i int, hold string) proto.Message {
+		if failed[i] == nil {
+			return nil
+		}
+		return (&dump{hold: hold}).endpoint(nil, failed[i])
+	}
+}
+
+// frame writes the dump with one element in each list that has any.
+func (a *assembly) frame(s *xds.Snapshot, withEndpoints bool, assigned int) error {
+	one := &xds.Snapshot{Version: s.Version}
+	if len(s.Clusters) > 0 {
+		one.Clusters = []*clusterv3.Cluster{{Name: a.token}}
+	}
+	if len(s.Listeners) > 0 {
+		one.Listeners = []*listenerv3.Listener{{Name: a.token}}
+	}
+	if len(s.Routes) > 0 {
+		one.Routes = []*routev3.RouteConfiguration{{Name: a.token}}
+	}
+	x := &dump{snapshot: one, applied: a.d.applied, rejected: a.d.rejected, names: a.d.names, hold: a.token}
+	var endpoints *adminv3.EndpointsConfigDump
+	if withEndpoints {
+		endpoints = x.endpoints(make([]*endpointv3.ClusterLoadAssignment, min(assigned, 1)))
+	}
+	out := &adminv3.ConfigDump{}
+	for _, m := range a.h.sections(x, endpoints) {
+		out.Configs = append(out.Configs, pack(m))
+	}
+	b, err := a.h.texts.w.write(out, 0)
+	a.rest = string(b)
+	return err
+}
+
+// around gives what stands before and after the resource of each element of the list that comes next in the frame.
+func (a *assembly) around(depth int, own element) (each func(i int) (before, after string, err error), after string, err error) {
+	t, err := cut(a.rest, a.token, entryDepth)
+	if err != nil {
+		return nil, "", err
+	}
+	a.rest = t.before
+	place, err := a.h.texts.w.write(holder(a.token), depth)
+	if err != nil {
+		return nil, "", err
+	}
+	held := string(place)
+	before, behind, ok := strings.Cut(t.element, held)
+	if !ok {
+		return nil, "", fmt.Errorf("no place in the template")
+	}
+	return func(i int) (string, string, error) {
+		m := own(i, a.token)
+		if m == nil {
+			return before, behind, nil
+		}
+		b, err := a.h.texts.w.write(m, entryDepth)
+		x, y, _ := strings.Cut(string(b), held)
+		return "\n" + strings.Repeat(" ", entryDepth) + x, y, err
+	}, t.after, nil
+}
+
+// add appends a text with what stands before it.
+func (a *assembly) add(before string, t text) {
+	a.out = append(a.out, segment{a.rest + before, t})
+	a.rest = ""
+}
+
+// list writes the resources of a list, with what stands around them.
+func (a *assembly) list(known *remembered, n, depth int, own element, key func(i int) any, resource func(i int) proto.Message) error {
+	if n == 0 {
+		return nil
+	}
+	keys := make([]any, n)
+	for i := range keys {
+		keys[i] = key(i)
+	}
+	texts, err := known.of(keys, func(w *jsonWriter, i int) ([]byte, error) { return w.writeAny(resource(i), depth) })
+	if err != nil {
+		return err
+	}
+	each, end, err := a.around(depth, own)
+	if err != nil {
+		return err
+	}
+	var between, head, tail string // of the elements that are as the frame's, put together once
+	for i := range n {
+		before, after, err := each(i)
+		if err != nil {
+			return err
+		}
+		if i == 0 || before != head || a.rest != tail {
+			if i > 0 {
+				a.rest += ","
+			}
+			head, tail = before, after
+			between = after + "," + before
+			a.add(before, texts[i])
+		} else {
+			a.out = append(a.out, segment{between, texts[i]})
+		}
+		a.rest = after
+	}
+	a.rest += end
+	return nil
+}
+
+// routes writes route configurations, whose virtual hosts are remembered one by one.
+func (a *assembly) routes(all []*routev3.RouteConfiguration, own element) error {
+	if len(all) == 0 {
+		return nil
+	}
+	var hosts []*routev3.VirtualHost
+	var keys []any
+	for _, rc := range all {
+		for _, vh := range rc.GetVirtualHosts() {
+			hosts, keys = append(hosts, vh), append(keys, vh)
+		}
+	}
+	texts, err := a.h.texts.hosts.of(keys, func(w *jsonWriter, i int) ([]byte, error) { return w.write(hosts[i], hostDepth) })
+	if err != nil {
+		return err
+	}
+	each, end, err := a.around(routesDepth, own)
+	if err != nil {
+		return err
+	}
+	for i, rc := range all {
+		before, after, err := each(i)
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			before = "," + before
+		}
+		n := len(rc.GetVirtualHosts())
+		if err := a.hosts(rc, before, after, texts[:n]); err != nil {
+			return err
+		}
+		texts = texts[n:]
+	}
+	a.rest += end
+	return nil
+}
+
+// hosts writes one route configuration between before and after.
+func (a *assembly) hosts(rc *routev3.RouteConfiguration, before, after string, texts []text) error {
 	head := &routev3.RouteConfiguration{}
 	rc.ProtoReflect().Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		if fd.Name() != "virtual_hosts" {
@@ -216,31 +363,24 @@ func (t *texts) routes(rc *routev3.RouteConfiguration, token string) (string, er
 		}
 		return true
 	})
-	head = redacted(head)
-	if len(rc.GetVirtualHosts()) > 0 {
-		head.VirtualHosts = []*routev3.VirtualHost{{Name: token}}
+	if len(texts) > 0 {
+		head.VirtualHosts = []*routev3.VirtualHost{{Name: a.token}}
 	}
-	b, err := indented(pack(head), routesDepth)
-	if err != nil || len(rc.GetVirtualHosts()) == 0 {
-		return string(b), err
+	b, err := a.h.texts.w.writeAny(head, routesDepth)
+	if err != nil || len(texts) == 0 {
+		a.rest += before + string(b) + after
+		return err
 	}
-	tpl, err := cut(string(b), token, hostDepth)
+	t, err := cut(string(b), a.token, hostDepth)
 	if err != nil {
-		return "", err
+		return err
 	}
-	var out strings.Builder
-	out.WriteString(tpl.before)
-	for i, vh := range rc.GetVirtualHosts() {
-		text, err := t.of(vh, hostDepth, func() proto.Message { return redacted(vh) })
-		if err != nil {
-			return "", err
-		}
-		if i > 0 {
-			out.WriteByte(',')
-		}
-		out.WriteString("\n" + strings.Repeat(" ", hostDepth) + text)
+	place := "\n" + strings.Repeat(" ", hostDepth)
+	next := "," + place
+	a.add(before+t.before+place, texts[0])
+	for _, x := range texts[1:] {
+		a.out = append(a.out, segment{next, x})
 	}
-	out.WriteString(tpl.after)
-	t.next[rc] = out.String()
-	return out.String(), nil
+	a.rest = t.after + after
+	return nil
 }

@@ -7,7 +7,6 @@ import (
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 
 	"detour.dev/detour/internal/admin"
 	"detour.dev/detour/internal/config"
@@ -39,9 +38,9 @@ func (s *state) Clusters() *adminv3.Clusters {
 }
 
 // Endpoints implements admin.State.
-func (s *state) Endpoints() (out []*endpointv3.ClusterLoadAssignment) {
+func (s *state) Endpoints() (out []admin.Assigned) {
 	for _, c := range s.a.clusters.Clusters() {
-		out = append(out, c.Endpoints())
+		out = append(out, c)
 	}
 	return out
 }

@@ -110,14 +110,28 @@ func address(h *lb.Host) *corev3.Address {
 	}}}
 }
 
+// EndpointsName is the name by which Endpoints calls the cluster: the one EDS knows it by.
+func (c *Cluster) EndpointsName() string {
+	if c.cfg.eds != "" {
+		return c.cfg.eds
+	}
+	return c.cfg.Name
+}
+
+// EndpointsVersion is equal as long as Endpoints gives the same; nil where addresses change without a new HostSet.
+func (c *Cluster) EndpointsVersion() any {
+	switch c.cfg.Type {
+	case OriginalDst, DynamicDNS, LogicalDNS:
+		return nil
+	}
+	return c.set.Load()
+}
+
 // Endpoints gives the resolved endpoints as /config_dump?include_eds has them, grouped by locality and priority.
 func (c *Cluster) Endpoints() *endpointv3.ClusterLoadAssignment {
-	out := &endpointv3.ClusterLoadAssignment{ClusterName: c.cfg.Name, Policy: &endpointv3.ClusterLoadAssignment_Policy{
+	out := &endpointv3.ClusterLoadAssignment{ClusterName: c.EndpointsName(), Policy: &endpointv3.ClusterLoadAssignment_Policy{
 		OverprovisioningFactor: wrapperspb.UInt32(lb.DefaultOverprovisioning),
 	}}
-	if c.cfg.eds != "" {
-		out.ClusterName = c.cfg.eds
-	}
 	if p := c.set.Load().Policy(); p != nil && p.Overprovisioning != 0 {
 		out.Policy.OverprovisioningFactor.Value = p.Overprovisioning
 	}
