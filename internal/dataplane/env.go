@@ -189,7 +189,8 @@ func (e *httpEnv) Lookup(name string, port uint16, fn func([]netip.AddrPort, *pr
 	}
 	e.w.resolve(e.dynamic, name, func(err error) {
 		if err != nil {
-			fn(nil, lookupError(err, 503, "DNS resolution failure"))
+			// A dynamic forward proxy cluster without its filter: as one that has no endpoint.
+			fn(nil, lookupError(err, 503, "no healthy upstream"))
 			return
 		}
 		fn([]netip.AddrPort{{}}, nil) // the pick's name says where

@@ -207,6 +207,63 @@ func TestForwardProxy(t *testing.T) {
 	}
 }
 
+// TestLookups: clients that leave while their destination is looked up are gone at once, and only so many may wait for it.
+func TestLookups(t *testing.T) {
+	defer dataplane.SetMaxLookups(3)()
+	answer := make(chan struct{})
+	resolve := func(context.Context, string) ([]netip.Addr, error) {
+		<-answer
+		return nil, errors.New("no such host")
+	}
+	p := planetest.Start(t, dataplane.Options{Resolve: resolve}, planetest.One(planetest.Refused(t)))
+	connect, get := "CONNECT a.test:80 HTTP/1.1\r\nHost: a.test:80\r\n\r\n", "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"
+	st := &p.Stats.Cluster("PassthroughCluster").UpstreamRqPendActive
+	for _, c := range []struct {
+		text  string
+		leave func(*planetest.Client)
+		later bool // when the look-up is under way, and not right behind the request
+	}{
+		{connect, func(c *planetest.Client) { c.Close() }, false},
+		{connect, func(c *planetest.Client) { c.Close() }, true},
+		{connect, (*planetest.Client).Reset, true},
+		{get, (*planetest.Client).Reset, true},
+	} {
+		client := p.DialProxy()
+		client.Send(c.text)
+		if c.later {
+			planetest.Until(t, "it waits", func() bool { return st.Value() == 1 && p.Connections() == 1 })
+		}
+		c.leave(client)
+		planetest.Until(t, "its lookup runs", func() bool { return st.Value() == 1 })
+		planetest.Until(t, "it is gone", func() bool { return p.Connections() == 0 })
+		answer <- struct{}{}
+		planetest.Until(t, "nothing waits", func() bool { return st.Value() == 0 })
+	}
+	var waiting []*planetest.Client
+	for _, text := range []string{get, connect, connect} {
+		c := p.DialProxy()
+		c.Send(text)
+		waiting = append(waiting, c)
+	}
+	planetest.Until(t, "three wait", func() bool { return st.Value() == 3 })
+	for _, text := range []string{get, connect} {
+		c := p.DialProxy()
+		c.Send(text)
+		if a := c.Read("GET"); a.StatusCode/100 != 5 {
+			t.Errorf("one too many got %d", a.StatusCode)
+		}
+	}
+	if n := p.Stats.Cluster("PassthroughCluster").UpstreamRqPendOver.Value(); n != 2 {
+		t.Errorf("%d were turned down", n)
+	}
+	close(answer)
+	for _, c := range waiting {
+		if a := c.Read("GET"); a.StatusCode != 502 {
+			t.Errorf("got %d", a.StatusCode)
+		}
+	}
+}
+
 // TestStaleUndeclared: an application that talks to an undeclared host by the forward proxy doesn't see that a pooled
 // connection was closed.
 func TestStaleUndeclared(t *testing.T) {

@@ -34,6 +34,7 @@ type worker struct {
 	own       map[listener.Own]*event.Listener // those of listeners' own sockets
 	conns     map[closer]bool
 	open      atomic.Int64
+	lookups   int // of names that nothing declares
 	httpStats map[string]*stats.HTTP
 	tcpStats  map[string]*stats.TCP
 }
@@ -168,6 +169,7 @@ type inbound struct {
 	dst    netip.AddrPort // where the application wanted to go; its address may be invalid where only name is known
 	name   string         // host of a CONNECT
 	own    bool           // accepted on a socket of a listener's own: there is no dst
+	path   string         // of that socket
 	early  []byte
 	// declared says that dst belongs to a declared host.
 	declared bool
@@ -228,7 +230,7 @@ func (w *worker) serveHTTP(in *inbound, e httpEntry) {
 	w.open.Add(1)
 	env := &httpEnv{w: w, in: in, entry: e}
 	c := hcm.Serve(in.s, in.early, hcm.Options{Env: env, D: w.d, Buffers: &w.buffers, Pools: w.pools, Mirrors: &w.mirrors, Stats: w.http(e.stat),
-		Remote: in.remote, Local: in.local, OriginalDst: in.dst, Port: e.port, StreamIdle: e.idle, Proxy: e.proxy, Rand: w.p.Rand})
+		Remote: in.remote, Local: in.local, Path: in.path, OriginalDst: in.dst, Port: e.port, StreamIdle: e.idle, Proxy: e.proxy, Rand: w.p.Rand})
 	if !env.closed {
 		w.conns[c] = true
 	}

@@ -56,6 +56,9 @@ func (l *live) describe(events []outlier.Event, o *lb.Outcome) (lines []line) {
 // destination says where the requests go that the endpoint would have had: the nearest priority that takes load, and
 // whether that lies in another region.
 func (l *live) destination(from *lb.Endpoint) (to string, crosses bool) {
+	if l.current.cfg.Type == DynamicDNS && !l.m.opt.CompatEnvoy {
+		return "still there: nobody else serves the name", false
+	}
 	set := l.current.set.Load()
 	for p, load := range set.Loads() {
 		tier := &set.Tiers()[p]

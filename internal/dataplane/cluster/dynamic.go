@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -21,7 +22,11 @@ type dynamicConfig struct {
 	maxHosts int           // default 1024
 	ttl      time.Duration // of a host that nobody asks for; default 5 min
 	query    time.Duration // dns_query_timeout, default 5 s
+	pending  int           // dns_cache_circuit_breaker.max_pending_requests, default 1024
 }
+
+// ErrPendingOverflow: as many requests wait for their name's first look-up as may (an lb.ErrOverflow).
+var ErrPendingOverflow = fmt.Errorf("%w: too many requests wait for a look-up", lb.ErrOverflow)
 
 func (cfg *Config) compileDynamic(c *clusterv3.Cluster) error {
 	var d dfpv3.ClusterConfig
@@ -40,6 +45,7 @@ func (cfg *Config) compileDynamic(c *clusterv3.Cluster) error {
 		maxHosts: int(value(cache.GetMaxHosts(), 1024)),
 		ttl:      max(duration(cache.GetHostTtl(), 5*time.Minute), time.Millisecond),
 		query:    duration(cache.GetDnsQueryTimeout(), 5*time.Second),
+		pending:  int(value(cache.GetDnsCacheCircuitBreaker().GetMaxPendingRequests(), 1024)),
 	}
 	cfg.dns = dnsOptions(cache.GetDnsRefreshRate(), nil, true, int32(cache.GetDnsLookupFamily())+1)
 	if cache.GetDnsRefreshRate() == nil {
@@ -62,6 +68,9 @@ type dynamicHost struct {
 	quit    chan struct{} // closed when the host leaves
 }
 
+// pending says that nothing is known of the name yet.
+func (h *dynamicHost) pending() bool { return !h.asked && !h.known }
+
 // DynamicKey gives the name of a dynamic forward proxy's host as Resolve and PickInfo.Name have it: "host:port" in lower
 // case. authority is a Host or an SNI; without a port of its own it gets defaultPort, or where that is 0 the one of its
 // protocol: 443 where the cluster speaks TLS, else 80 (Envoy's DnsHostInfo).
@@ -82,12 +91,18 @@ func (c *Cluster) DynamicKey(authority string, defaultPort uint16) string {
 }
 
 // Resolve makes a name known to a dynamic forward proxy cluster, by DynamicKey's word, and says when requests for it may be
-// picked: ready is called once, here or later from another goroutine, with nil, ErrNoHosts (the name does not resolve) or
-// ErrOverflow (max_hosts).
+// picked: ready is called once, here or later from another goroutine, with nil, ErrNoHosts (the name does not resolve),
+// ErrOverflow (max_hosts) or ErrPendingOverflow. Who waits counts in upstream_rq_pending_*.
 func (c *Cluster) Resolve(key string, ready func(error)) {
 	l, now := c.live, time.Now()
 	l.mu.Lock()
 	h := l.dynamic[key]
+	if (h == nil || h.pending()) && l.pending >= c.cfg.dynamic.pending {
+		l.mu.Unlock()
+		l.stats.UpstreamRqPendOver.Inc()
+		ready(ErrPendingOverflow)
+		return
+	}
 	if h == nil {
 		var err error
 		if h, err = l.addDynamic(c.cfg, key, now); err != nil {
@@ -97,8 +112,11 @@ func (c *Cluster) Resolve(key string, ready func(error)) {
 		}
 	}
 	h.used = now
-	if !h.asked && !h.known {
+	if h.pending() {
 		h.waiting = append(h.waiting, ready)
+		l.pending++
+		l.stats.UpstreamRqPendTotal.Inc()
+		l.stats.UpstreamRqPendActive.Inc()
 		l.mu.Unlock()
 		return
 	}
@@ -129,6 +147,7 @@ func (l *live) addDynamic(cfg *Config, key string, now time.Time) (*dynamicHost,
 	}
 	l.dynamic[key] = h
 	l.stats.MembershipChange.Inc()
+	l.detectDynamic()
 	if l.forget == nil {
 		l.forget = time.AfterFunc(cfg.dynamic.ttl, l.forgetDynamic)
 	}
@@ -140,7 +159,7 @@ func (l *live) addDynamic(cfg *Config, key string, now time.Time) (*dynamicHost,
 	h.watch = l.m.opt.Discovery.Watch(name, cfg.dns, func(addrs []netip.Addr) {
 		l.mu.Lock()
 		h.set(addrs, uint16(port))
-		waiting := h.settle()
+		waiting := l.settle(h)
 		l.mu.Unlock()
 		for _, ready := range waiting {
 			ready(nil)
@@ -160,12 +179,29 @@ func (h *dynamicHost) set(addrs []netip.Addr, port uint16) {
 	h.known = true
 }
 
-// settle ends the first look-up and gives those who wait for it. l.mu is held.
-func (h *dynamicHost) settle() []func(error) {
+// settle ends a name's first look-up and gives those who wait for it. l.mu is held.
+func (l *live) settle(h *dynamicHost) []func(error) {
 	h.asked = true
 	waiting := h.waiting
 	h.waiting = nil
+	l.pending -= len(waiting)
+	l.stats.UpstreamRqPendActive.Add(-int64(len(waiting)))
 	return waiting
+}
+
+// detectDynamic lets outlier detection know the names there are now. l.mu is held.
+func (l *live) detectDynamic() {
+	if d := l.detector.Load(); d != nil {
+		d.SetEndpoints(slices.Concat(l.current.set.Load().Endpoints(), l.dynamicHosts()))
+	}
+}
+
+// dynamicHosts lists all names. l.mu is held.
+func (l *live) dynamicHosts() (eps []*lb.Endpoint) {
+	for _, h := range l.dynamic {
+		eps = append(eps, h.ep)
+	}
+	return eps
 }
 
 // awaitDynamic tells those who wait for a name that it does not resolve, or not in time.
@@ -183,7 +219,7 @@ func (l *live) awaitDynamic(h *dynamicHost, limit time.Duration) {
 	if !h.known {
 		err = lb.ErrNoHosts
 	}
-	waiting := h.settle()
+	waiting := l.settle(h)
 	l.mu.Unlock()
 	for _, ready := range waiting {
 		ready(err)
@@ -205,6 +241,7 @@ func (l *live) forgetDynamic() {
 			removed = append(removed, l.dropDynamic(key, h))
 		}
 	}
+	l.detectDynamic()
 	l.forget = nil
 	if len(l.dynamic) > 0 {
 		l.forget = time.AfterFunc(ttl, l.forgetDynamic)
@@ -236,7 +273,8 @@ func (l *live) endDynamic() (removed []*lb.Host) {
 	return removed
 }
 
-// pickDynamic gives the host that Resolve made known. It takes the cluster's lock.
+// pickDynamic gives the host that Resolve made known. Nobody else can serve its name, so one that is ejected is a last resort;
+// in an Envoy it is none. It takes the cluster's lock.
 func (l *live) pickDynamic(in *lb.PickInfo) (lb.Result, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -246,9 +284,11 @@ func (l *live) pickDynamic(in *lb.PickInfo) (lb.Result, error) {
 		return lb.Result{}, lb.ErrNoHosts
 	case in.Exhausted(h.ep.Host):
 		return lb.Result{}, lb.ErrAllTried
+	case h.ep.Ejected() && l.m.opt.CompatEnvoy:
+		return lb.Result{}, lb.ErrNoHealthyHost
 	}
 	h.used = in.Now
-	return lb.Result{Endpoint: h.ep}, nil
+	return lb.Result{Endpoint: h.ep, LastResort: h.ep.Ejected()}, nil
 }
 
 // dynamicEndpoints lists the names that have addresses.
@@ -267,6 +307,7 @@ func (l *live) dynamicEndpoints() (out []*lb.Endpoint) {
 // dynamicState is live's part that dynamic forward proxies need.
 type dynamicState struct {
 	dynamic map[string]*dynamicHost // by DynamicKey
+	pending int                     // requests that wait for a first look-up
 	forget  *time.Timer             // nil: nothing to forget
 	waits   sync.WaitGroup          // goroutines of first look-ups
 }

@@ -38,7 +38,7 @@ func (l *live) rebuild() (removed []*lb.Host) {
 	removed = l.park(old.list, now)
 	if d := l.detector.Load(); d != nil {
 		l.inherit(d, fresh, eps, old.list)
-		d.SetEndpoints(eps)
+		d.SetEndpoints(slices.Concat(eps, l.dynamicHosts()))
 		if !l.m.opt.CompatEnvoy && len(fresh)+len(removed) > 0 {
 			d.Spare()
 		}

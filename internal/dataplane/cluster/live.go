@@ -118,12 +118,13 @@ func (l *live) apply(cfg *Config, a *assignment) *Cluster {
 	l.policy, l.targets, l.assigned = a.policy(cfg), a.targets, a.proto
 	l.detect(cfg)
 	l.unwatch()
-	removed := l.rebuild()
+	var removed []*lb.Host
+	if cfg.Type != DynamicDNS {
+		removed = l.endDynamic()
+	}
+	removed = append(removed, l.rebuild()...)
 	if len(l.watches) == 0 {
 		l.targets = nil
-	}
-	if cfg.Type != DynamicDNS {
-		removed = append(removed, l.endDynamic()...)
 	}
 	l.arm(time.Now())
 	c := l.current

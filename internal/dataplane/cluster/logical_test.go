@@ -10,6 +10,7 @@ import (
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	dfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dynamic_forward_proxy/v3"
 	commondfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/dynamic_forward_proxy/v3"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -182,4 +183,85 @@ func TestDynamicKey(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestDynamicPending: no more requests wait for a first look-up than dns_cache_circuit_breaker allows; names that are known take
+// no place.
+func TestDynamicPending(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		r.update(dynamicCluster(t, &commondfpv3.DnsCacheConfig{DnsCacheCircuitBreaker: &commondfpv3.DnsCacheCircuitBreakers{MaxPendingRequests: wrapperspb.UInt32(2)}}))
+		c := r.m.Get("a")
+		ended := make(chan error, 4)
+		for _, name := range []string{"x.test:80", "x.test:80", "x.test:80", "y.test:80"} { // nobody answers for them
+			c.Resolve(name, func(err error) { ended <- err })
+		}
+		for range 2 {
+			if err := <-ended; !errors.Is(err, ErrPendingOverflow) {
+				t.Errorf("one too many: %v", err)
+			}
+		}
+		if err := r.resolve("10.0.0.1:80"); !errors.Is(err, ErrPendingOverflow) {
+			t.Errorf("one that is not known yet: %v", err)
+		}
+		st := c.Stats()
+		if st.UpstreamRqPendActive.Value() != 2 || st.UpstreamRqPendTotal.Value() != 2 || st.UpstreamRqPendOver.Value() != 3 {
+			t.Errorf("%d wait, of %d, and %d may not", st.UpstreamRqPendActive.Value(), st.UpstreamRqPendTotal.Value(), st.UpstreamRqPendOver.Value())
+		}
+		for range 2 {
+			if err := <-ended; !errors.Is(err, lb.ErrNoHosts) { // after dns_query_timeout
+				t.Error(err)
+			}
+		}
+		if err := r.resolve("10.0.0.1:80"); err != nil || st.UpstreamRqPendActive.Value() != 0 {
+			t.Errorf("%v, while %d wait", err, st.UpstreamRqPendActive.Value())
+		}
+	})
+}
+
+// TestDynamicOutlier: names of a dynamic forward proxy are ejected like other hosts. Nobody else serves them, so that requests go
+// there all the same; an Envoy's find no healthy upstream.
+func TestDynamicOutlier(t *testing.T) {
+	for _, compat := range []bool{false, true} {
+		m := NewManager(Options{Log: slog.New(slog.DiscardHandler), Discovery: newFakeDNS(nil), CompatEnvoy: compat})
+		proxy := dynamicCluster(t, &commondfpv3.DnsCacheConfig{})
+		proxy.OutlierDetection = outlierDetection()
+		m.Update(&xds.Snapshot{Clusters: []*clusterv3.Cluster{proxy}})
+		c := m.Get("a")
+		for _, key := range []string{"10.0.0.1:80", "10.0.0.2:80"} {
+			c.Resolve(key, func(err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		pick := func(key string) (lb.Result, error) { return c.Pick(&lb.PickInfo{Now: time.Now(), Name: key}) }
+		res, err := pick("10.0.0.1:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Done(lb.Outcome{Now: time.Now(), Kind: lb.Response, Status: 503})
+		if n := c.Stats().OutlierDetection.EjectionsActive.Value(); n != 1 {
+			t.Errorf("%d ejected", n)
+		}
+		res, err = pick("10.0.0.1:80")
+		if compat && !errors.Is(err, lb.ErrNoHealthyHost) || !compat && (err != nil || !res.LastResort) {
+			t.Errorf("compat %v: %v, last resort %v", compat, err, res.LastResort)
+		}
+		if err == nil {
+			res.Done(lb.Outcome{Now: time.Now(), Kind: lb.Response, Status: 200})
+		}
+		if other, err := pick("10.0.0.2:80"); err != nil || other.LastResort {
+			t.Error("the other name is concerned too:", err)
+		} else {
+			other.Done(lb.Outcome{})
+		}
+		plain := edsCluster("a", nil)
+		if rej := m.Update(&xds.Snapshot{Clusters: []*clusterv3.Cluster{plain}, Endpoints: []*endpointv3.ClusterLoadAssignment{assignmentOf("a", ep{"10.0.0.3", 80, "", 0})}}); len(rej) > 0 {
+			t.Fatal(rej)
+		}
+		if n := c.Stats().OutlierDetection.EjectionsActive.Value(); n != 0 {
+			t.Errorf("%d ejected of names that are gone", n)
+		}
+		m.Close()
+	}
 }

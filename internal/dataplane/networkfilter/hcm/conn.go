@@ -55,8 +55,8 @@ type Decision struct {
 type Env interface {
 	// Decide finds the route of a request.
 	Decide(c *Conn, req *http1.Head) Decision
-	// Lookup resolves a name and calls back on the worker's loop.
-	Lookup(name string, port uint16, fn func([]netip.AddrPort))
+	// Lookup resolves a name and calls back on the worker's loop, with an address at least or with why there is none.
+	Lookup(name string, port uint16, fn func([]netip.AddrPort, *proxyerr.Error))
 	// Connect takes a connection over after a CONNECT request was accepted. early is what the client sent behind it.
 	Connect(c *Conn, s event.Stream, authority string, early []byte) *proxyerr.Error
 	// Mirror sends a copy of a request, which it keeps, where the route leads. It says whether there was room for it.
@@ -80,6 +80,8 @@ type Options struct {
 	Stats   *stats.HTTP
 	// Remote is the client, Local the address it connected to, OriginalDst where it wanted to go if redirected.
 	Remote, Local, OriginalDst netip.AddrPort
+	// Path of the Unix socket that the client connected to.
+	Path string
 	// Port of the listener, the default port of a Host that names none.
 	Port uint16
 	// StreamIdle ends a request on which nothing moves for that long (stream_idle_timeout); 0: never.
@@ -289,6 +291,7 @@ func (c *Conn) begin() {
 		i.Protocol = streaminfo.HTTP10
 	}
 	i.DownstreamRemote, i.DownstreamLocal, i.OriginalDst = c.Remote, c.Local, c.OriginalDst
+	i.DownstreamPath = c.Path
 	c.moved = false
 	c.lookup++ // one that is still under way belongs to a request that has ended
 	c.rearm()
@@ -326,20 +329,16 @@ func (c *Conn) toRouter(d Decision) {
 func (c *Conn) resolve(d Decision) {
 	c.lookup++
 	gen := c.lookup
-	c.Env.Lookup(d.Lookup, d.Port, func(addrs []netip.AddrPort) {
-		if c.state != serving || c.lookup != gen {
-			return
+	c.s.Again() // a client that left right behind its request gives no further event
+	c.Env.Lookup(d.Lookup, d.Port, func(addrs []netip.AddrPort, err *proxyerr.Error) {
+		switch {
+		case c.state != serving || c.lookup != gen:
+		case err != nil:
+			c.Fail(err)
+		default:
+			d.Pick.OriginalDst = addrs[0]
+			c.route(d)
 		}
-		if len(addrs) == 0 {
-			reply := &proxyerr.Reply{Status: 502, Body: "DNS resolution failed for " + d.Lookup}
-			if d.Pick.Name != "" { // a dynamic forward proxy cluster without its filter: as one that has no endpoint
-				reply = &proxyerr.Reply{Status: 503, Body: "no healthy upstream"}
-			}
-			c.Fail(&proxyerr.Error{Flags: streaminfo.DNSResolutionFailed, Reply: reply})
-			return
-		}
-		d.Pick.OriginalDst = addrs[0]
-		c.route(d)
 	})
 }
 
