@@ -71,11 +71,12 @@ func (o *object) fillMap(path string, v any, msg protoreflect.Message, fd protor
 	target := msg.Mutable(fd).Map()
 	for _, k := range sortedKeys(m) {
 		p := keyPath(path, k)
-		if m[k] == nil {
-			o.problem(config.CodeWrongType, p, "has no value")
+		newValue := func(protoreflect.FieldDescriptor) protoreflect.Value { return target.NewValue() }
+		if m[k] == nil { // istiod takes it for the type's zero value
+			o.warn(config.CodeWrongType, p, "has no value, which counts as an empty one; write it, or remove the key")
+			target.Set(protoreflect.ValueOfString(k).MapKey(), target.NewValue())
 			continue
 		}
-		newValue := func(protoreflect.FieldDescriptor) protoreflect.Value { return target.NewValue() }
 		if val, ok := o.single(p, m[k], fd.MapValue(), newValue); ok {
 			target.Set(protoreflect.ValueOfString(k).MapKey(), val)
 		}
@@ -91,6 +92,11 @@ func (o *object) fillList(path string, v any, msg protoreflect.Message, fd proto
 	target := msg.Mutable(fd).List()
 	for i, e := range list {
 		p := fmt.Sprintf("%s[%d]", path, i)
+		if e == nil && fd.Message() == nil {
+			o.warn(config.CodeWrongType, p, "is empty; write a value, or remove the element")
+			target.Append(target.NewElement())
+			continue
+		}
 		if e == nil {
 			o.problem(config.CodeWrongType, p, "is empty")
 			continue
@@ -134,14 +140,18 @@ func (o *object) single(path string, v any, fd protoreflect.FieldDescriptor, new
 		return protoreflect.ValueOfUint64(uint64(n)), ok
 	case protoreflect.DoubleKind:
 		f, ok := v.(float64)
+		if s, isString := v.(string); isString {
+			n, err := strconv.ParseFloat(s, 64)
+			f, ok = n, err == nil && !math.IsNaN(n) && !math.IsInf(n, 0)
+		}
 		if !ok {
 			o.problem(config.CodeWrongType, path, "wants a number, got %s", describe(v))
 		}
 		return protoreflect.ValueOfFloat64(f), ok
 	case protoreflect.BytesKind:
-		s, _ := v.(string)
+		s, ok := v.(string)
 		b, err := base64.StdEncoding.DecodeString(s)
-		if err != nil || s == "" {
+		if err != nil || !ok {
 			o.problem(config.CodeWrongType, path, "wants base64, got %s", describe(v))
 			return none, false
 		}

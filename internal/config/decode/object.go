@@ -55,6 +55,18 @@ func (o *object) problem(code, path, format string, args ...any) {
 	o.problems = append(o.problems, problem{code: code, path: path, message: fmt.Sprintf(format, args...)})
 }
 
+// warn records what is wrong and does not keep the object from being used.
+func (o *object) warn(code, path, format string, args ...any) {
+	if len(o.problems) < maxProblems {
+		o.problems = append(o.problems, problem{severity: config.Warning, code: code, path: path, message: fmt.Sprintf(format, args...)})
+	}
+}
+
+// failed tells whether a problem is an error.
+func (o *object) failed() bool {
+	return slices.ContainsFunc(o.problems, func(p problem) bool { return p.severity == config.Error })
+}
+
 // object reads one object, which stands at prefix in its document.
 func (r *reader) object(d *document, prefix string, m map[string]any, duplicates []problem) {
 	o := &object{r: r, at: d, origin: d.origin(), problems: duplicates}
@@ -99,8 +111,9 @@ func (r *reader) object(d *document, prefix string, m map[string]any, duplicates
 	if status, ok := m["status"].(map[string]any); ok && o.key.Kind == config.ServiceEntry {
 		res.Status = serviceEntryStatus(status)
 	}
-	if len(o.problems) == 0 {
+	if !o.failed() {
 		r.out.Objects = append(r.out.Objects, res)
+		o.report(d, prefix, false, nil)
 		return
 	}
 	r.out.Partial = append(r.out.Partial, newPartial(res, m, o.problems))

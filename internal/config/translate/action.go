@@ -177,8 +177,8 @@ func (c *compiler) perFilter(rule *networking.HTTPRoute, port servicePort) map[s
 		out[name] = mustAny(m)
 		c.use(filterUse{port.number, name})
 	}
-	if rule.Fault != nil {
-		use(faultName, c.fault(rule.Fault))
+	if f := rule.Fault; f.GetDelay().GetHttpDelayType() != nil || f.GetAbort().GetErrorType() != nil {
+		use(faultName, c.fault(f))
 	}
 	if rule.CorsPolicy != nil {
 		use(corsName, cors(rule.CorsPolicy))
@@ -189,7 +189,7 @@ func (c *compiler) perFilter(rule *networking.HTTPRoute, port servicePort) map[s
 // fault delays or answers some requests itself.
 func (c *compiler) fault(f *networking.HTTPFaultInjection) *faultv3.HTTPFault {
 	out := &faultv3.HTTPFault{}
-	if d := f.Delay; d != nil {
+	if d := f.Delay; d.GetHttpDelayType() != nil {
 		out.Delay = &commonfaultv3.FaultDelay{
 			FaultDelaySecifier: &commonfaultv3.FaultDelay_FixedDelay{FixedDelay: d.GetFixedDelay()},
 			Percentage:         &typev3.FractionalPercent{},
@@ -203,7 +203,7 @@ func (c *compiler) fault(f *networking.HTTPFaultInjection) *faultv3.HTTPFault {
 			out.Delay.Percentage = c.faultDefault(out.Delay.Percentage)
 		}
 	}
-	if a := f.Abort; a != nil {
+	if a := f.Abort; a.GetErrorType() != nil {
 		out.Abort = &faultv3.FaultAbort{Percentage: c.faultDefault(nil)}
 		if a.Percentage != nil {
 			out.Abort.Percentage = perMillion(a.Percentage)

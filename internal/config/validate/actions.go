@@ -17,27 +17,53 @@ import (
 // maxBody is the longest body of a direct response, in bytes (istiod: max_direct_response_body_size_bytes).
 const maxBody = 1 << 20
 
+// largeBody is the length from which istiod warns of it, in bytes.
+const largeBody = 100 << 10
+
 // redirectCodes are those that Envoy can send (RedirectAction.response_code).
 var redirectCodes = []uint32{0, 301, 302, 303, 307, 308}
 
-func (c *checker) redirect(path string, r *networking.HTTPRedirect) {
+func (c *checker) redirect(path string, route *networking.HTTPRoute) {
+	r := route.Redirect
 	if r == nil {
 		return
 	}
 	if r.Uri == "" && r.PrefixRewrite == "" && r.Authority == "" && r.Scheme == "" && r.RedirectPort == nil {
 		c.errorf(config.CodeRedirect, path, "leads where the request came from; give uri, authority, scheme or port")
 	}
+	c.plainText(config.CodeRedirect, path+".uri", r.Uri)
+	c.plainText(config.CodeRedirect, path+".prefixRewrite", r.PrefixRewrite)
+	c.plainText(config.CodeRedirect, path+".authority", r.Authority)
 	if r.Uri != "" && r.PrefixRewrite != "" {
 		c.errorf(config.CodeRedirect, path+".prefixRewrite", "excludes uri; give one of them")
 	}
-	if !slices.Contains(redirectCodes, r.RedirectCode) {
-		c.errorf(config.CodeRedirect, path+".redirectCode", "%d is not a redirect that can be sent; allowed: 301, 302, 303, 307, 308", r.RedirectCode)
+	for _, m := range route.Match {
+		if _, prefix := m.Uri.GetMatchType().(*networking.StringMatch_Prefix); r.PrefixRewrite != "" && m.Uri != nil && !prefix {
+			c.errorf(config.CodeRedirect, path+".prefixRewrite", "needs matches of uri by prefix; this rule has one by exact or regex: write uri instead")
+			break
+		}
+	}
+	switch {
+	case slices.Contains(redirectCodes, r.RedirectCode):
+	case r.RedirectCode < 300 || r.RedirectCode > 399:
+		c.errorf(config.CodeRedirect, path+".redirectCode", "%d is not a redirect; allowed: 301, 302, 303, 307, 308", r.RedirectCode)
+	default:
+		c.warnf(config.CodeRedirect, path+".redirectCode", "%d is not a redirect that Envoy can send, and 301 is sent; write 301, 302, 303, 307 or 308", r.RedirectCode)
 	}
 	if s := r.Scheme; s != "" && s != "http" && s != "https" {
 		c.errorf(config.CodeRedirect, path+".scheme", "%q is not allowed; allowed: http, https", s)
 	}
-	if p, ok := r.RedirectPort.(*networking.HTTPRedirect_Port); ok {
+	if p, ok := r.RedirectPort.(*networking.HTTPRedirect_Port); ok && p.Port == 0 {
+		c.warnf(config.CodeRedirect, path+".port", "0 is no port and changes nothing; remove it")
+	} else if ok {
 		c.port(config.CodeRedirect, path+".port", p.Port)
+	}
+}
+
+// plainText refuses what would break a request's head, and Envoy's own validation refuses too.
+func (c *checker) plainText(code, path, v string) {
+	if strings.ContainsAny(v, "\r\n\x00") {
+		c.errorf(code, path, "%q has a line break or NUL in it", v)
 	}
 }
 
@@ -46,8 +72,11 @@ func (c *checker) directResponse(path string, d *networking.HTTPDirectResponse) 
 		return
 	}
 	c.status(config.CodeRedirect, path+".status", int64(d.Status))
-	if n := len(d.GetBody().GetString_()) + len(d.GetBody().GetBytes()); n > maxBody {
+	switch n := len(d.GetBody().GetString_()) + len(d.GetBody().GetBytes()); {
+	case n > maxBody:
 		c.errorf(config.CodeRedirect, path+".body", "has %d bytes; allowed: %d", n, maxBody)
+	case n > largeBody:
+		c.warnf(config.CodeRedirect, path+".body", "has %d bytes; more than %d burden every proxy that gets the configuration", n, largeBody)
 	}
 }
 
@@ -62,20 +91,20 @@ func (c *checker) rewrite(path string, r *networking.HTTPRoute) {
 	if w == nil {
 		return
 	}
-	if r.Redirect != nil || r.DirectResponse != nil {
-		c.errorf(config.CodeRewrite, path, "is without effect beside redirect or directResponse; remove it")
-	}
 	if w.Uri == "" && w.UriRegexRewrite == nil && w.Authority == "" {
 		c.errorf(config.CodeRewrite, path, "is empty; give uri, uriRegexRewrite or authority")
 	}
-	if w.UriRegexRewrite == nil {
+	c.plainText(config.CodeRewrite, path+".uri", w.Uri)
+	c.plainText(config.CodeRewrite, path+".authority", w.Authority)
+	x := w.UriRegexRewrite
+	if x == nil {
 		return
 	}
 	if w.Uri != "" {
 		c.errorf(config.CodeRewrite, path+".uri", "excludes uriRegexRewrite; give one of them")
 	}
-	c.regex(config.CodeRewrite, path+".uriRegexRewrite.match", w.UriRegexRewrite.Match)
-	if w.UriRegexRewrite.Rewrite == "" {
+	c.regex(config.CodeRewrite, path+".uriRegexRewrite.match", x.Match)
+	if x.Rewrite == "" {
 		c.errorf(config.CodeRewrite, path+".uriRegexRewrite.rewrite", "is missing")
 	}
 }
@@ -95,9 +124,14 @@ func (c *checker) fault(path string, f *networking.HTTPFaultInjection) {
 		case *networking.HTTPFaultInjection_Delay_ExponentialDelay:
 			c.errorf(config.CodeFault, p+".exponentialDelay", "is reserved and nobody serves it; give fixedDelay")
 		default:
-			c.errorf(config.CodeFault, p+".fixedDelay", "is missing")
+			c.warnf(config.CodeFault, p, "delays nothing; give fixedDelay")
 		}
-		c.percent(config.CodeFault, p+".percent", d.Percent)
+		switch v := d.Percent; {
+		case v < 0 || v > 100:
+			c.warnf(config.CodeFault, p+".percent", "%d is out of range; allowed: 0 to 100, written percentage: {value: 100}", v)
+		case v != 0:
+			c.warnf(config.CodeFault, p+".percent", "is deprecated; write percentage: {value: %d}", v)
+		}
 		c.percentage(p+".percentage", d.Percentage)
 	}
 	if a := f.Abort; a != nil {
@@ -112,7 +146,7 @@ func (c *checker) fault(path string, f *networking.HTTPFaultInjection) {
 		case *networking.HTTPFaultInjection_Abort_Http2Error:
 			c.errorf(config.CodeFault, p+".http2Error", "is reserved and nobody serves it; give httpStatus or grpcStatus")
 		default:
-			c.errorf(config.CodeFault, p+".httpStatus", "is missing; an abort answers with httpStatus or grpcStatus")
+			c.warnf(config.CodeFault, p, "aborts nothing; give httpStatus or grpcStatus")
 		}
 		c.percentage(p+".percentage", a.Percentage)
 	}
@@ -132,17 +166,29 @@ func (c *checker) mirrors(path string, r *networking.HTTPRoute) {
 			c.errorf(config.CodeMirror, path+".mirrors", "excludes mirror; give one of them")
 		}
 	}
-	if n := r.MirrorPercent.GetValue(); n > 100 {
-		c.errorf(config.CodeMirror, path+".mirrorPercent", "%d is out of range; allowed: 0 to 100", n)
+	if p := r.MirrorPercent; p != nil {
+		c.warnf(config.CodeMirror, path+".mirrorPercent", "is deprecated; write mirrorPercentage: {value: %d}", p.Value)
+		if p.Value > 100 {
+			c.errorf(config.CodeMirror, path+".mirrorPercent", "%d is out of range; allowed: 0 to 100", p.Value)
+		}
 	}
-	c.percentage(path+".mirrorPercentage", r.MirrorPercentage)
+	c.mirrorPercentage(path+".mirrorPercentage", r.MirrorPercentage)
 	if r.Mirror == nil && (r.MirrorPercent != nil || r.MirrorPercentage != nil) {
 		c.warnf(config.CodeMirror, path, "has a percentage for a mirror and no mirror, so nothing is mirrored; give mirror, or mirrors with percentages of their own")
 	}
 	for i, m := range r.Mirrors {
 		p := fmt.Sprintf("%s.mirrors[%d]", path, i)
 		c.destination(p+".destination", m.Destination)
-		c.percentage(p+".percentage", m.Percentage)
+		c.mirrorPercentage(p+".percentage", m.Percentage)
+	}
+}
+
+// mirrorPercentage: below 0.0001 nothing is mirrored, as with 0.
+func (c *checker) mirrorPercentage(path string, p *networking.Percent) {
+	if v := p.GetValue(); !(v >= 0 && v <= 100) {
+		c.errorf(config.CodeMirror, path+".value", "%v is out of range; allowed: 0 to 100", v)
+	} else if v > 0 && v < 0.0001 {
+		c.warnf(config.CodeMirror, path+".value", "%v is too small and counts as 0; write 0.0001 or more", v)
 	}
 }
 
@@ -154,7 +200,12 @@ func (c *checker) cors(path string, p *networking.CorsPolicy) {
 		return
 	}
 	for i, o := range p.AllowOrigins {
-		c.stringMatch(fmt.Sprintf("%s.allowOrigins[%d]", path, i), o)
+		p := fmt.Sprintf("%s.allowOrigins[%d]", path, i)
+		if o.GetExact()+o.GetPrefix()+o.GetRegex() == "" {
+			c.errorf(config.CodeHeaders, p, "matches nothing; give exact, prefix or regex")
+			continue
+		}
+		c.regexMatch(p, o)
 	}
 	for i, m := range p.AllowMethods {
 		if !slices.Contains(corsMethods, m) {
@@ -171,36 +222,31 @@ func (c *checker) cors(path string, p *networking.CorsPolicy) {
 			}
 		}
 	}
-	if p.MaxAge == nil {
-		return
-	}
-	switch d := p.MaxAge.AsDuration(); {
-	case d < 0:
-		c.errorf(config.CodeHeaders, path+".maxAge", "%s is negative; allowed: 0s or more", d)
-	case d%time.Second != 0:
+	c.duration(config.CodeHeaders, path+".maxAge", p.MaxAge)
+	if d := p.MaxAge.AsDuration(); d >= time.Millisecond && d%time.Millisecond == 0 && d%time.Second != 0 {
 		c.errorf(config.CodeHeaders, path+".maxAge", "%s is too fine; it has whole seconds", d)
 	}
 }
 
-// headers checks what is done to headers. Of pseudo-headers only :authority can be set, in requests.
+// headers checks what is done to headers. Of pseudo-headers only :authority can be set, in requests; host is another word
+// for it.
 func (c *checker) headers(path string, h *networking.Headers) {
 	for _, side := range []struct {
-		field string
-		ops   *networking.Headers_HeaderOperations
-	}{{".request", h.GetRequest()}, {".response", h.GetResponse()}} {
+		field   string
+		request bool
+		ops     *networking.Headers_HeaderOperations
+	}{{".request", true, h.GetRequest()}, {".response", false, h.GetResponse()}} {
 		p := path + side.field
 		for _, set := range []struct {
 			field  string
 			values map[string]string
 		}{{".set", side.ops.GetSet()}, {".add", side.ops.GetAdd()}} {
 			for _, name := range sortedKeys(set.values) {
-				if name != ":authority" || side.field != ".request" {
+				if !side.request || !isAuthority(name) {
 					c.headerOperation(p+set.field, name)
 				}
-				if strings.ContainsAny(set.values[name], "\r\n\x00") {
-					c.errorf(config.CodeHeaders, p+set.field, "the value of %q has a line break or NUL in it", name)
-				} else if strings.Count(set.values[name], "%")%2 != 0 {
-					c.errorf(config.CodeHeaders, p+set.field, "the value of %q has a single %%; write %%%% for one, or a command as in %%REQ(x)%%", name)
+				if err := checkHeaderValue(set.values[name]); err != nil {
+					c.errorf(config.CodeHeaders, p+set.field, "the value of %q %v", name, err)
 				}
 			}
 		}
@@ -210,11 +256,39 @@ func (c *checker) headers(path string, h *networking.Headers) {
 	}
 }
 
+func isAuthority(name string) bool {
+	return strings.EqualFold(name, ":authority") || strings.EqualFold(name, "host")
+}
+
+// headerOperation refuses names that no header can have: Envoy would send them, and no server takes such a request.
 func (c *checker) headerOperation(path, name string) {
 	switch {
+	case isAuthority(name):
+		c.errorf(config.CodeHeaders, path, "%q can be set in requests only, and not be removed", name)
 	case strings.HasPrefix(name, ":"):
 		c.errorf(config.CodeHeaders, path, "%q begins with \":\"; of those only :authority can be set, in requests: see rewrite for the path", name)
 	case !headerName.MatchString(name):
 		c.errorf(config.CodeHeaders, path, "%q is not a header's name; allowed: letters, digits and any of !#$%%&'*+-.^_`|~", name)
+	}
+}
+
+// authorityOnce: a rule sets the host in one place.
+func (c *checker) authorityOnce(path string, r *networking.HTTPRoute) {
+	var places []string
+	if r.Rewrite.GetAuthority() != "" {
+		places = append(places, "rewrite.authority")
+	}
+	for _, ops := range []struct {
+		field  string
+		values map[string]string
+	}{{"headers.request.set", r.Headers.GetRequest().GetSet()}, {"headers.request.add", r.Headers.GetRequest().GetAdd()}} {
+		for _, name := range sortedKeys(ops.values) {
+			if isAuthority(name) {
+				places = append(places, ops.field+" of "+name)
+			}
+		}
+	}
+	if len(places) > 1 {
+		c.errorf(config.CodeHeaders, path, "the host is set in several places: %s; keep one", strings.Join(places, ", "))
 	}
 }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"detour.dev/detour/internal/config"
@@ -19,14 +21,24 @@ func (c *checker) destinationRule(dr *networking.DestinationRule) {
 		c.errorf(config.CodeDRHost, "spec.host", "%v", err)
 	}
 	c.exportTo(dr.ExportTo)
+	if w := dr.WorkloadSelector; w != nil {
+		c.selector("spec.workloadSelector", "matchLabels", w.MatchLabels)
+		if own := []string{".", c.o.Namespace}; len(dr.ExportTo) > 1 || len(dr.ExportTo) == 1 && !slices.Contains(own, dr.ExportTo[0]) {
+			c.errorf(config.CodeExportTo, "spec.exportTo", "excludes workloadSelector, unless it is \".\" alone: a rule for some workloads stays in its namespace")
+		}
+	}
 	if tp := dr.TrafficPolicy; tp != nil {
 		c.trafficPolicy("spec.trafficPolicy", tp)
 	}
+	names := map[string]bool{}
 	for i, s := range dr.Subsets {
 		path := fmt.Sprintf("spec.subsets[%d]", i)
 		if !isLabel(s.Name) {
 			c.errorf(config.CodeSubset, path+".name", "%q is not a subset's name; allowed: 1 to 63 letters, digits and '-'", s.Name)
+		} else if names[s.Name] {
+			c.errorf(config.CodeSubset, path+".name", "the name %q is taken by an earlier subset", s.Name)
 		}
+		names[s.Name] = true
 		c.labels(path+".labels", s.Labels)
 		if s.TrafficPolicy != nil {
 			c.trafficPolicy(path+".trafficPolicy", s.TrafficPolicy)
@@ -43,20 +55,37 @@ func (c *checker) trafficPolicy(path string, tp *networking.TrafficPolicy) {
 	c.loadBalancer(path+".loadBalancer", tp.LoadBalancer, tp.OutlierDetection)
 	c.tls(path+".tls", tp.Tls)
 	c.tunnel(path+".tunnel", tp.Tunnel)
-	if b := tp.RetryBudget; b != nil {
-		if v := b.Percent; v != nil && !(v.Value >= 0 && v.Value <= 100) {
-			c.errorf(config.CodeConnectionPool, path+".retryBudget.percent", "%v is out of range; allowed: 0 to 100", v.Value)
-		}
-		c.duration(config.CodeConnectionPool, path+".retryBudget.budgetInterval", b.BudgetInterval)
+	if tp.Tunnel != nil && tp.ProxyProtocol != nil {
+		c.errorf(config.CodeTunnel, path+".tunnel", "excludes proxyProtocol; give one of them")
 	}
+	c.retryBudget(path+".retryBudget", tp.RetryBudget)
 	for i, p := range tp.PortLevelSettings {
-		path := fmt.Sprintf("%s.portLevelSettings[%d]", path, i)
-		c.port(config.CodePortSettings, path+".port.number", p.GetPort().GetNumber())
-		c.outlierDetection(path+".outlierDetection", p.OutlierDetection)
-		c.connectionPool(path+".connectionPool", p.ConnectionPool)
-		c.loadBalancer(path+".loadBalancer", p.LoadBalancer, p.OutlierDetection)
-		c.tls(path+".tls", p.Tls)
+		c.portPolicy(fmt.Sprintf("%s.portLevelSettings[%d]", path, i), p)
 	}
+}
+
+func (c *checker) retryBudget(path string, b *networking.TrafficPolicy_RetryBudget) {
+	if v := b.GetPercent(); v != nil && !(v.Value >= 0 && v.Value <= 100) {
+		c.errorf(config.CodeConnectionPool, path+".percent", "%v is out of range; allowed: 0 to 100", v.Value)
+	}
+	if v := b.GetBudgetInterval(); v != nil && v.AsDuration() < time.Millisecond {
+		c.warnf(config.CodeConnectionPool, path+".budgetInterval", "%s is too short to count anything; write 1ms or more", v.AsDuration())
+	}
+}
+
+func (c *checker) portPolicy(path string, p *networking.TrafficPolicy_PortTrafficPolicy) {
+	if p.Port == nil {
+		c.errorf(config.CodePortSettings, path+".port", "is missing; wants port: {number: 443}")
+	} else if n := p.Port.Number; n < 1 || n > 65535 {
+		c.warnf(config.CodePortSettings, path+".port.number", "%d is no port, so these settings apply to nothing; allowed: 1 to 65535", n)
+	}
+	if p.OutlierDetection == nil && p.ConnectionPool == nil && p.LoadBalancer == nil && p.Tls == nil {
+		c.errorf(config.CodePortSettings, path, "sets nothing; give loadBalancer, connectionPool, outlierDetection or tls, or leave it out")
+	}
+	c.outlierDetection(path+".outlierDetection", p.OutlierDetection)
+	c.connectionPool(path+".connectionPool", p.ConnectionPool)
+	c.loadBalancer(path+".loadBalancer", p.LoadBalancer, p.OutlierDetection)
+	c.tls(path+".tls", p.Tls)
 }
 
 func (c *checker) tunnel(path string, t *networking.TrafficPolicy_TunnelSettings) {
@@ -88,7 +117,7 @@ func (c *checker) outlierDetection(path string, od *networking.OutlierDetection)
 	}
 	for i, code := range od.OutlierDetectionHttpErrorCodes {
 		if code < 100 || code > 599 {
-			c.errorf(config.CodeOutlier, fmt.Sprintf("%s.outlierDetectionHttpErrorCodes[%d]", path, i), "%d is not an HTTP status; allowed: 100 to 599", code)
+			c.warnf(config.CodeOutlier, fmt.Sprintf("%s.outlierDetectionHttpErrorCodes[%d]", path, i), "%d is not an HTTP status, so no answer has it; statuses are 100 to 599", code)
 		}
 	}
 }
@@ -111,17 +140,34 @@ func (c *checker) connectionPool(path string, cp *networking.ConnectionPoolSetti
 			c.duration(config.CodeConnectionPool, p+".tcpKeepalive.interval", ka.Interval)
 		}
 	}
-	if http := cp.Http; http != nil {
-		p := path + ".http"
-		c.atLeastZero(config.CodeConnectionPool, p, map[string]int32{
-			"http1MaxPendingRequests": http.Http1MaxPendingRequests, "http2MaxRequests": http.Http2MaxRequests,
-			"maxRequestsPerConnection": http.MaxRequestsPerConnection, "maxRetries": http.MaxRetries,
-			"maxConcurrentStreams": http.MaxConcurrentStreams,
-		})
-		c.durationOrOff(config.CodeConnectionPool, p+".idleTimeout", http.IdleTimeout)
-		if http.UseClientProtocol && http.H2UpgradePolicy == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE {
-			c.errorf(config.CodeConnectionPool, p+".useClientProtocol", "excludes h2UpgradePolicy: UPGRADE")
+	c.httpPool(path+".http", cp.Http)
+}
+
+func (c *checker) httpPool(path string, http *networking.ConnectionPoolSettings_HTTPSettings) {
+	if http == nil {
+		return
+	}
+	c.atLeastZero(config.CodeConnectionPool, path, map[string]int32{
+		"http1MaxPendingRequests": http.Http1MaxPendingRequests, "http2MaxRequests": http.Http2MaxRequests,
+		"maxRequestsPerConnection": http.MaxRequestsPerConnection, "maxRetries": http.MaxRetries,
+		"maxConcurrentStreams": http.MaxConcurrentStreams,
+	})
+	c.duration(config.CodeConnectionPool, path+".idleTimeout", http.IdleTimeout)
+	if http.UseClientProtocol && http.H2UpgradePolicy == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE {
+		c.errorf(config.CodeConnectionPool, path+".useClientProtocol", "excludes h2UpgradePolicy: UPGRADE")
+	}
+	ka := http.Http2KeepAlive
+	if ka == nil {
+		return
+	}
+	for _, f := range []struct {
+		name string
+		d    *durationpb.Duration
+	}{{"interval", ka.Interval}, {"timeout", ka.Timeout}} {
+		if f.d == nil {
+			c.errorf(config.CodeConnectionPool, path+".http2KeepAlive."+f.name, "is missing; http2KeepAlive needs interval and timeout")
 		}
+		c.duration(config.CodeConnectionPool, path+".http2KeepAlive."+f.name, f.d)
 	}
 }
 
@@ -132,48 +178,9 @@ func (c *checker) loadBalancer(path string, lb *networking.LoadBalancerSettings,
 	c.consistentHash(path+".consistentHash", lb.GetConsistentHash())
 	c.warmup(path, lb)
 	c.localityLB(path+".localityLbSetting", lb.LocalityLbSetting, od)
-}
-
-func (c *checker) localityLB(path string, set *networking.LocalityLoadBalancerSetting, od *networking.OutlierDetection) {
-	if set == nil {
-		return
-	}
-	if len(set.Distribute) > 0 && len(set.Failover) > 0 {
-		c.errorf(config.CodeLocalityLB, path+".distribute", "excludes failover; give one of them")
-	}
-	for i, d := range set.Distribute {
-		c.distribute(fmt.Sprintf("%s.distribute[%d]", path, i), d)
-		if k := slices.IndexFunc(set.Distribute[:i], func(o *networking.LocalityLoadBalancerSetting_Distribute) bool { return o.From == d.From }); k >= 0 {
-			c.errorf(config.CodeLocalityLB, fmt.Sprintf("%s.distribute[%d].from", path, i), "%q stands in distribute[%d] already, which is the one that counts", d.From, k)
-		}
-	}
-	for i, f := range set.Failover {
-		c.failover(fmt.Sprintf("%s.failover[%d]", path, i), f)
-	}
-	if len(set.Failover)+len(set.FailoverPriority) > 0 && od == nil {
-		c.warnf(config.CodeLocalityLB, path, "failover needs outlierDetection beside it; without it no endpoint is ever found to be bad and all localities serve alike")
-	}
-	if len(set.Failover) > 0 {
-		for i, l := range set.FailoverPriority {
-			label, _, _ := strings.Cut(l, "=")
-			if slices.Contains([]string{"topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"}, label) {
-				c.errorf(config.CodeLocalityLB, fmt.Sprintf("%s.failoverPriority[%d]", path, i), "%q can't be given beside failover", label)
-			}
-		}
-	}
-}
-
-func (c *checker) distribute(path string, d *networking.LocalityLoadBalancerSetting_Distribute) {
-	total := uint32(0)
-	for _, loc := range sortedKeys(d.To) {
-		w := d.To[loc]
-		if w < 1 || w > 100 {
-			c.errorf(config.CodeLocalityLB, path+".to", "the weight %d of %q is out of range; allowed: 1 to 100", w, loc)
-		}
-		total += min(w, 1000)
-	}
-	if total != 100 {
-		c.errorf(config.CodeLocalityLB, path+".to", "the weights add up to %d; they must be 100 together", total)
+	c.zoneAwareLB(path+".zoneAwareLbSetting", lb.ZoneAwareLbSetting, od)
+	if lb.LocalityLbSetting != nil && lb.ZoneAwareLbSetting != nil {
+		c.errorf(config.CodeLocalityLB, path+".zoneAwareLbSetting", "excludes localityLbSetting; give one of them")
 	}
 }
 
@@ -190,32 +197,67 @@ func (c *checker) consistentHash(path string, h *networking.LoadBalancerSettings
 			c.warnf(config.CodeLoadBalancer, path+".useSourceIp", "false gives no key, so requests are spread at random; write true, or give another key")
 		}
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName:
-		if !headerName.MatchString(k.HttpHeaderName) {
-			c.errorf(config.CodeLoadBalancer, path+".httpHeaderName", "%q is not a header's name", k.HttpHeaderName)
+		if n := k.HttpHeaderName; n == "" || strings.ContainsAny(n, "\r\n\x00") {
+			c.errorf(config.CodeLoadBalancer, path+".httpHeaderName", "%q is not a header's name", n)
+		} else if !headerName.MatchString(n) && !slices.Contains(pseudoHeaders, n) {
+			c.warnf(config.CodeLoadBalancer, path+".httpHeaderName", "%q is not a header's name, so no request has it and all are spread at random", n)
 		}
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpQueryParameterName:
 		if k.HttpQueryParameterName == "" {
 			c.errorf(config.CodeLoadBalancer, path+".httpQueryParameterName", "is empty")
 		}
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpCookie:
-		if k.HttpCookie.GetName() == "" {
-			c.errorf(config.CodeLoadBalancer, path+".httpCookie.name", "is missing")
+		c.cookie(path+".httpCookie", k.HttpCookie)
+	}
+	c.hashRing(path, h)
+}
+
+func (c *checker) cookie(path string, k *networking.LoadBalancerSettings_ConsistentHashLB_HTTPCookie) {
+	if k.GetName() == "" {
+		c.errorf(config.CodeLoadBalancer, path+".name", "is missing")
+	}
+	if ttl := k.GetTtl(); ttl != nil && ttl.AsDuration() < 0 {
+		c.errorf(config.CodeLoadBalancer, path+".ttl", "%s is negative; allowed: 0s (a session's) or more", ttl.AsDuration())
+	}
+	names := map[string]bool{}
+	for i, a := range k.GetAttributes() {
+		p := fmt.Sprintf("%s.attributes[%d].name", path, i)
+		if a.Name == "" {
+			c.errorf(config.CodeLoadBalancer, p, "is missing")
+		} else if names[a.Name] {
+			c.errorf(config.CodeLoadBalancer, p, "%q stands there twice", a.Name)
 		}
-		if ttl := k.HttpCookie.GetTtl(); ttl != nil && ttl.AsDuration() < 0 {
-			c.errorf(config.CodeLoadBalancer, path+".httpCookie.ttl", "%s is negative; allowed: 0s (a session's) or more", ttl.AsDuration())
-		}
-	}
-	size := h.GetMinimumRingSize()
-	if a := h.GetRingHash(); a != nil {
-		size = a.MinimumRingSize
-	}
-	if size > maxRing {
-		c.errorf(config.CodeLoadBalancer, path, "a ring of %d entries is too large; allowed: %d", size, maxRing)
-	}
-	if m := h.GetMaglev(); m != nil && m.TableSize != 0 && (m.TableSize > maxMaglev || !isPrime(m.TableSize)) {
-		c.errorf(config.CodeLoadBalancer, path+".maglev.tableSize", "%d is not allowed; wants a prime number up to %d", m.TableSize, maxMaglev)
+		names[a.Name] = true
 	}
 }
+
+// hashRing checks the size of a ring or table.
+func (c *checker) hashRing(path string, h *networking.LoadBalancerSettings_ConsistentHashLB) {
+	size, at := h.MinimumRingSize, ".minimumRingSize"
+	if size != 0 {
+		c.warnf(config.CodeLoadBalancer, path+at, "is deprecated; write ringHash: {minimumRingSize: %d}", size)
+		if h.HashAlgorithm != nil {
+			c.errorf(config.CodeLoadBalancer, path+at, "excludes ringHash and maglev; remove it")
+		}
+	}
+	if a := h.GetRingHash(); a != nil {
+		size, at = a.MinimumRingSize, ".ringHash.minimumRingSize"
+	}
+	if size > maxRing {
+		c.errorf(config.CodeLoadBalancer, path+at, "a ring of %d entries is too large; allowed: %d", size, maxRing)
+	}
+	m := h.GetMaglev()
+	switch {
+	case m == nil:
+	case m.TableSize == 0:
+		c.errorf(config.CodeLoadBalancer, path+".maglev.tableSize", "is missing; wants a prime number below %d, as in 65537", maxMaglev)
+	case m.TableSize >= maxMaglev || !isPrime(m.TableSize):
+		c.errorf(config.CodeLoadBalancer, path+".maglev.tableSize", "%d is not allowed; wants a prime number below %d", m.TableSize, maxMaglev)
+	}
+}
+
+// maxName is the length of the longest name that DNS and a ClientHello can hold.
+const maxName = 255
 
 // Envoy's limits (RingHashLbConfig.minimum_ring_size, MaglevLbConfig.table_size).
 const (
@@ -223,13 +265,14 @@ const (
 	maxMaglev = 5_000_011
 )
 
+// isPrime takes 1 for a prime, as Envoy does (Primes::isPrime).
 func isPrime(n uint64) bool {
 	for d := uint64(2); d*d <= n; d++ {
 		if n%d == 0 {
 			return false
 		}
 	}
-	return n > 1
+	return n > 0
 }
 
 func (c *checker) warmup(path string, lb *networking.LoadBalancerSettings) {
@@ -241,11 +284,17 @@ func (c *checker) warmup(path string, lb *networking.LoadBalancerSettings) {
 		if v := w.MinimumPercent; v != nil && !(v.Value >= 0 && v.Value <= 100) {
 			c.errorf(config.CodeLoadBalancer, path+".warmup.minimumPercent", "%v is out of range; allowed: 0 to 100", v.Value)
 		}
-		if v := w.Aggression; v != nil && !(v.Value >= 1) {
-			c.errorf(config.CodeLoadBalancer, path+".warmup.aggression", "%v is too small; allowed: 1 or more", v.Value)
+		switch v := w.Aggression; {
+		case v == nil:
+		case !(v.Value > 0):
+			c.errorf(config.CodeLoadBalancer, path+".warmup.aggression", "%v is too small; allowed: above 0, 1 for a straight line", v.Value)
+		case v.Value < 1:
+			c.warnf(config.CodeLoadBalancer, path+".warmup.aggression", "%v is below 1, which Istio's CRD refuses; write 1 or more", v.Value)
 		}
 	}
-	c.duration(config.CodeLoadBalancer, path+".warmupDurationSecs", lb.WarmupDurationSecs)
+	if v := lb.WarmupDurationSecs; v != nil && v.AsDuration() < 0 {
+		c.errorf(config.CodeLoadBalancer, path+".warmupDurationSecs", "%s is negative", v.AsDuration())
+	}
 	if lb.Warmup == nil && lb.WarmupDurationSecs == nil {
 		return
 	}
@@ -255,49 +304,60 @@ func (c *checker) warmup(path string, lb *networking.LoadBalancerSettings) {
 	}
 }
 
-func (c *checker) failover(path string, f *networking.LocalityLoadBalancerSetting_Failover) {
-	for _, end := range [][2]string{{"from", f.From}, {"to", f.To}} {
-		name, region := end[0], end[1]
-		switch {
-		case region == "":
-			c.errorf(config.CodeLocalityLB, path+"."+name, "is missing; wants a region")
-		case strings.Contains(region, "/"):
-			c.errorf(config.CodeLocalityLB, path+"."+name, "%q names a zone; failover takes regions only: %q", region, region[:strings.IndexByte(region, '/')])
-		case strings.Contains(region, "*"):
-			c.errorf(config.CodeLocalityLB, path+"."+name, "%q: wildcards are not allowed here; name a region", region)
-		}
-	}
-	if f.From == f.To && f.From != "" {
-		c.errorf(config.CodeLocalityLB, path+".to", "%q is the same as from; name another region", f.To)
-	}
-}
-
 func (c *checker) tls(path string, t *networking.ClientTLSSettings) {
 	if t == nil {
 		return
 	}
+	secret := t.CredentialName != ""
 	files := map[string]string{"clientCertificate": t.ClientCertificate, "privateKey": t.PrivateKey, "caCertificates": t.CaCertificates, "caCrl": t.CaCrl}
+	if name, ok := strings.CutPrefix(t.CredentialName, "configmap://"); ok {
+		if ns, _, _ := strings.Cut(name, "/"); !strings.Contains(name, "/") || ns != c.o.Namespace {
+			c.errorf(config.CodeTLS, path+".credentialName", "%q is not of this object's namespace; wants configmap://%s/NAME", t.CredentialName, c.o.Namespace)
+		}
+	}
+	switch t.Mode {
+	case networking.ClientTLSSettings_SIMPLE, networking.ClientTLSSettings_MUTUAL:
+	default:
+		for _, name := range sortedKeys(files) {
+			if files[name] != "" {
+				c.warnf(config.CodeTLS, path+"."+name, "is without effect with mode %s", t.Mode)
+			}
+		}
+		return
+	}
+	if n := len(t.Sni); n > maxName {
+		c.errorf(config.CodeTLS, path+".sni", "has %d characters; allowed: %d", n, maxName)
+	}
+	c.unverified(path, t)
 	for _, name := range sortedKeys(files) {
-		if files[name] != "" && t.CredentialName != "" {
+		if files[name] != "" && secret {
 			c.errorf(config.CodeTLS, path+"."+name, "excludes credentialName; give one of them")
 		}
 	}
 	switch {
-	case t.Mode == networking.ClientTLSSettings_MUTUAL && t.CredentialName == "":
+	case t.Mode == networking.ClientTLSSettings_MUTUAL && !secret:
 		for _, name := range []string{"clientCertificate", "privateKey"} {
 			if files[name] == "" {
 				c.errorf(config.CodeTLS, path+"."+name, "is missing; mode MUTUAL needs clientCertificate and privateKey")
 			}
 		}
-	case t.Mode == networking.ClientTLSSettings_SIMPLE && t.ClientCertificate+t.PrivateKey != "":
+	case t.Mode == networking.ClientTLSSettings_SIMPLE && t.ClientCertificate+t.PrivateKey != "" && !secret:
 		c.warnf(config.CodeTLS, path+".mode", "SIMPLE shows no client certificate: clientCertificate and privateKey are without effect; choose MUTUAL")
 	}
-	if t.InsecureSkipVerify.GetValue() {
-		if t.CaCertificates != "" {
-			c.errorf(config.CodeTLS, path+".caCertificates", "is without effect beside insecureSkipVerify: true; remove one of them")
-		}
-		if len(t.SubjectAltNames) > 0 {
-			c.errorf(config.CodeTLS, path+".subjectAltNames", "are without effect beside insecureSkipVerify: true; remove one of them")
-		}
+}
+
+// unverified: insecureSkipVerify leaves nothing that could be verified against.
+func (c *checker) unverified(path string, t *networking.ClientTLSSettings) {
+	if !t.InsecureSkipVerify.GetValue() {
+		return
+	}
+	if t.CaCertificates != "" {
+		c.errorf(config.CodeTLS, path+".caCertificates", "is without effect beside insecureSkipVerify: true; remove one of them")
+	}
+	if len(t.SubjectAltNames) > 0 {
+		c.errorf(config.CodeTLS, path+".subjectAltNames", "are without effect beside insecureSkipVerify: true; remove one of them")
+	}
+	if t.CredentialName != "" && t.Mode == networking.ClientTLSSettings_SIMPLE {
+		c.errorf(config.CodeTLS, path+".credentialName", "is without effect beside insecureSkipVerify: true; remove one of them")
 	}
 }

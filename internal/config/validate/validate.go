@@ -4,6 +4,7 @@ package validate
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -28,17 +29,19 @@ func Object(o *config.Object) Verdict {
 		return Verdict{} // a cluster's own, judged there
 	}
 	c := &checker{o: o}
+	c.annotations()
 	switch spec := o.Spec.(type) {
 	case *networking.ServiceEntry:
 		c.serviceEntry(spec)
 	case *networking.DestinationRule:
 		c.destinationRule(spec)
 	case *networking.VirtualService:
-		if gatewaysOnly(spec) {
+		c.virtualService(spec)
+		if gatewaysOnly(spec) && !c.rejected {
+			c.issues = nil // what would be said of it is nobody's business here
 			c.add(config.Note, config.CodeKindIgnored, "spec.gateways", "ignored: bound to gateways only, so it says nothing about outbound traffic outside a mesh; add \"mesh\" to have it")
 			return Verdict{Issues: c.issues, Ignored: true}
 		}
-		c.virtualService(spec)
 	case *networking.WorkloadEntry:
 		c.workloadEntry(spec)
 	case *networking.Sidecar:
@@ -92,9 +95,9 @@ func (c *checker) duration(code, path string, d *durationpb.Duration) {
 	}
 }
 
-// durationOrOff is duration for fields where 0s means "never".
+// durationOrOff is duration for fields where what is below 1 ms means "never".
 func (c *checker) durationOrOff(code, path string, d *durationpb.Duration) {
-	if d != nil && d.AsDuration() != 0 {
+	if d != nil && d.AsDuration().Milliseconds() != 0 {
 		c.duration(code, path, d)
 	}
 }
@@ -125,32 +128,70 @@ func (c *checker) exportTo(list []string) {
 	seen := map[string]bool{}
 	for i, ns := range list {
 		path := fmt.Sprintf("spec.exportTo[%d]", i)
+		key := ns
+		if ns == "." {
+			key = c.o.Namespace
+		}
 		switch {
-		case seen[ns]:
+		case seen[key] && key != ns:
+			c.errorf(config.CodeExportTo, path, "\".\" is %s, which stands there already", key)
+		case seen[key]:
 			c.errorf(config.CodeExportTo, path, "%q stands there twice", ns)
 		case ns == "~" && c.o.Kind != config.ServiceEntry:
 			c.errorf(config.CodeExportTo, path, "\"~\" (to nobody) is for ServiceEntries only; allowed: \"*\", \".\" or namespaces")
 		case ns != "." && ns != "*" && ns != "~" && !isLabel(ns):
 			c.errorf(config.CodeExportTo, path, "%q is not a namespace; allowed: \"*\" (all), \".\" (its own) or namespaces", ns)
 		}
-		seen[ns] = true
+		seen[key] = true
 	}
-	if seen["*"] && len(seen) > 1 {
+	if seen["*"] && len(list) > 1 {
 		c.errorf(config.CodeExportTo, "spec.exportTo", "has \"*\" (all) and others too; give \"*\" alone or the others without it")
 	}
-	if seen["~"] && len(seen) > 1 {
+	if seen["~"] && len(list) > 1 {
 		c.errorf(config.CodeExportTo, "spec.exportTo", "has \"~\" (to nobody) and others too")
 	}
 }
 
-// labels checks a set of labels as Kubernetes does.
+// labels checks a set of labels as istiod does (labels.Instance.Validate).
 func (c *checker) labels(path string, labels map[string]string) {
 	for _, k := range sortedKeys(labels) {
 		if !isLabelKey(k) {
 			c.errorf(config.CodeBadLabel, path, "%q is not a label's name; allowed: letters, digits, '-', '_', '.', at most 63, after an optional domain and '/'", k)
 		}
 		if v := labels[k]; v != "" && !isLabelValue(v) {
-			c.errorf(config.CodeBadLabel, path, "%q of %q is not a label's value; allowed: letters, digits, '-', '_', '.', at most 63", v, k)
+			c.errorf(config.CodeBadLabel, path, "%q of %q is not a label's value; allowed: letters, digits, '-', '_', '.'", v, k)
+		}
+	}
+}
+
+// selector checks the labels of a workloadSelector, which stands at path; field is what the kind calls them. One without
+// labels selects every workload of the namespace, which istiod warns of.
+func (c *checker) selector(path, field string, labels map[string]string) {
+	if len(labels) == 0 {
+		c.warnf(config.CodeBadLabel, path, "has no labels, so it selects every workload of namespace %s; give %s, or leave it out", c.o.Namespace, field)
+	}
+	for _, k := range sortedKeys(labels) {
+		v := labels[k]
+		switch {
+		case k == "":
+			c.errorf(config.CodeBadLabel, path+"."+field, "a label has no name")
+		case strings.Contains(k+v, "*"):
+			c.errorf(config.CodeBadLabel, path+"."+field, "%q: %q: wildcards are not allowed in a selector", k, v)
+		case !isLabelKey(k) || v != "" && !isLabelValue(v):
+			c.warnf(config.CodeBadLabel, path+"."+field, "%q: %q is no label that a workload can have, so it selects none", k, v)
+		}
+	}
+}
+
+// forbidden are annotations that istiod refuses on the kinds here.
+var forbidden = []string{
+	"istio.io/dry-run", "internal.istio.io/webhook-always-reject", "internal.istio.io/parents", "internal.istio.io/parent-namespace",
+}
+
+func (c *checker) annotations() {
+	for _, a := range forbidden {
+		if _, there := c.o.Annotations[a]; there {
+			c.errorf(config.CodeBadMetadata, "metadata.annotations", "%q is not allowed on a %s; remove it", a, c.o.Kind)
 		}
 	}
 }

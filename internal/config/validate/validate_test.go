@@ -120,7 +120,7 @@ func TestVerdicts(t *testing.T) {
 		{se("resolution: STATIC, endpoints: [{address: 'unix:///run/x.sock'}]"), ""},
 		{se("resolution: STATIC, endpoints: [{address: 'unix://x'}]"), "spec.endpoints[0].address DTR0212"},
 		{se("resolution: STATIC, endpoints: [{address: 'unix:///x', ports: {http: 80}}]"), "spec.endpoints[0].address DTR0212"},
-		{se("resolution: STATIC, endpoints: [{address: b.com}]"), "warning spec.endpoints[0].address DTR0212"},
+		{se("resolution: STATIC, endpoints: [{address: b.com}]"), "spec.endpoints[0].address DTR0212"},
 		{se("resolution: STATIC, endpoints: [{address: b_c}]"), "spec.endpoints[0].address DTR0212"},
 		{se("resolution: DNS, endpoints: [{address: 'unix:///x'}, {locality: r}, {address: '*.b.com'}, {address: b.com, ports: {http: 0}}]"),
 			"spec.endpoints[0].address DTR0212, spec.endpoints[1].address DTR0212, spec.endpoints[2].address DTR0212, spec.endpoints[3].ports.http DTR0204"},
@@ -131,7 +131,10 @@ func TestVerdicts(t *testing.T) {
 		{se("resolution: DNS, exportTo: ['.', '.']"), "spec.exportTo[1] DTR0201"},
 		{se("resolution: DNS, exportTo: ['a b']"), "spec.exportTo[0] DTR0201"},
 		{se("resolution: NONE"), ""},
-		{se("resolution: DYNAMIC_DNS"), ""},
+		{se("resolution: DYNAMIC_DNS"), "spec.hosts[0] DTR0203"},
+		{api + "ServiceEntry\nspec: {hosts: ['*.a.com', '*-b.a.com'], resolution: DYNAMIC_DNS, ports: [{number: 443, name: tls, protocol: TLS}]}", ""},
+		{api + "ServiceEntry\nspec: {hosts: ['*.a.com'], resolution: DYNAMIC_DNS, addresses: [1.2.3.4], ports: [{number: 443, name: tls, protocol: TCP}]}", "spec.addresses DTR0208, spec.ports[0].protocol DTR0207"},
+		{api + "ServiceEntry\nspec: {hosts: ['*-b.a.com'], resolution: NONE, ports: [{number: 443, name: tls, protocol: TLS}]}", "warning spec.hosts[0] DTR0203"},
 		{se("resolution: DNS_ROUND_ROBIN, endpoints: [{address: a.com}, {address: b.com}]"), "spec.endpoints DTR0210"},
 		{se("resolution: STATIC, workloadSelector: {labels: {a: b}}"), ""},
 		{api + "ServiceEntry\nspec: {hosts: ['*.a.com', a.1, 'a..b', 'a.*.b', " + strings.Repeat("a", 64) + ".com], resolution: DNS, endpoints: [{address: b.com}], ports: [{number: 80, name: http, protocol: http}]}",
@@ -144,7 +147,7 @@ func TestVerdicts(t *testing.T) {
 		{dr("outlierDetection: {}, tls: {mode: DISABLE}, loadBalancer: {simple: LEAST_REQUEST}"), ""},
 		{dr("outlierDetection: {consecutive5xxErrors: 0, consecutiveGatewayErrors: 3, interval: 1ms, baseEjectionTime: 1h, maxEjectionPercent: 100, minHealthPercent: 50, splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 2, outlierDetectionHttpErrorCodes: [429]}"), ""},
 		{dr("outlierDetection: {maxEjectionPercent: 101, minHealthPercent: -1, consecutiveLocalOriginFailures: 1, baseEjectionTime: 1.5ms, outlierDetectionHttpErrorCodes: [99]}"),
-			"spec.trafficPolicy.outlierDetection.baseEjectionTime DTR0302, spec.trafficPolicy.outlierDetection.consecutiveLocalOriginFailures DTR0302, spec.trafficPolicy.outlierDetection.maxEjectionPercent DTR0302, spec.trafficPolicy.outlierDetection.minHealthPercent DTR0302, spec.trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes[0] DTR0302"},
+			"spec.trafficPolicy.outlierDetection.baseEjectionTime DTR0302, spec.trafficPolicy.outlierDetection.consecutiveLocalOriginFailures DTR0302, spec.trafficPolicy.outlierDetection.maxEjectionPercent DTR0302, spec.trafficPolicy.outlierDetection.minHealthPercent DTR0302, warning spec.trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes[0] DTR0302"},
 		{dr("outlierDetection: {consecutiveErrors: 1}"), "warning spec.trafficPolicy.outlierDetection.consecutiveErrors DTR0302"},
 		{dr(""), "spec.trafficPolicy DTR0304"},
 		{dr("connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s, tcpKeepalive: {probes: 1, time: 1s, interval: 1s}, maxConnectionDuration: 1s, idleTimeout: 0s}, http: {http1MaxPendingRequests: 1, http2MaxRequests: 1, maxRequestsPerConnection: 1, maxRetries: 1, idleTimeout: 1s}}"), ""},
@@ -154,7 +157,7 @@ func TestVerdicts(t *testing.T) {
 		{dr("loadBalancer: {simple: PASSTHROUGH}"), ""},
 		{dr("loadBalancer: {warmup: {}, consistentHash: {}}"), "spec.trafficPolicy.loadBalancer.warmup.duration DTR0304, warning spec.trafficPolicy.loadBalancer DTR0304, warning spec.trafficPolicy.loadBalancer.consistentHash DTR0304"},
 		{dr("outlierDetection: {}, loadBalancer: {localityLbSetting: {failover: [{from: a, to: a}, {to: '*'}], failoverPriority: [topology.kubernetes.io/region]}}"),
-			"spec.trafficPolicy.loadBalancer.localityLbSetting.failoverPriority[0] DTR0303, spec.trafficPolicy.loadBalancer.localityLbSetting.failover[0].to DTR0303, spec.trafficPolicy.loadBalancer.localityLbSetting.failover[1].from DTR0303, spec.trafficPolicy.loadBalancer.localityLbSetting.failover[1].to DTR0303"},
+			"spec.trafficPolicy.loadBalancer.localityLbSetting.failoverPriority[0] DTR0303, spec.trafficPolicy.loadBalancer.localityLbSetting.failover[0].to DTR0303, spec.trafficPolicy.loadBalancer.localityLbSetting.failover[1].to DTR0303, warning spec.trafficPolicy.loadBalancer.localityLbSetting.failover[1].from DTR0303"},
 		{dr("tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k, caCertificates: /ca, subjectAltNames: [x], sni: z}"), ""},
 		{dr("tls: {mode: MUTUAL, caCertificates: /ca}"), "spec.trafficPolicy.tls.clientCertificate DTR0306, spec.trafficPolicy.tls.privateKey DTR0306"},
 		{dr("tls: {mode: SIMPLE, insecureSkipVerify: true, caCertificates: /ca, subjectAltNames: [x]}"), "spec.trafficPolicy.tls.caCertificates DTR0306, spec.trafficPolicy.tls.subjectAltNames DTR0306"},
@@ -163,11 +166,11 @@ func TestVerdicts(t *testing.T) {
 		{dr("tls: {mode: ISTIO_MUTUAL}"), ""},
 		{dr("tls: {mode: SIMPLE, caCrl: /crl}"), ""},
 		{dr("tunnel: {}, proxyProtocol: {version: V2}, retryBudget: {}, portLevelSettings: [{port: {number: 0}}]"),
-			"spec.trafficPolicy.portLevelSettings[0].port.number DTR0308, spec.trafficPolicy.tunnel.targetHost DTR0309, spec.trafficPolicy.tunnel.targetPort DTR0309, warning spec.trafficPolicy.tunnel DTR0901"},
-		{api + "DestinationRule\nspec: {host: a.com, subsets: [{name: v1, labels: {v: '1'}}, {name: ''}], workloadSelector: {}}", "spec.subsets[1].name DTR0307"},
+			"spec.trafficPolicy.portLevelSettings[0] DTR0308, spec.trafficPolicy.tunnel DTR0309, spec.trafficPolicy.tunnel.targetHost DTR0309, spec.trafficPolicy.tunnel.targetPort DTR0309, warning spec.trafficPolicy.portLevelSettings[0].port.number DTR0308, warning spec.trafficPolicy.tunnel DTR0901"},
+		{api + "DestinationRule\nspec: {host: a.com, subsets: [{name: v1, labels: {v: '1'}}, {name: ''}], workloadSelector: {}}", "spec.subsets[1].name DTR0307, warning spec.workloadSelector DTR0213"},
 		{api + "DestinationRule\nspec: {host: a.com, exportTo: ['~']}", "spec.exportTo[0] DTR0201"},
 
-		{vs("name: nn, " + toA + ", retries: {attempts: 2, perTryTimeout: 1s, retryOn: 'connect-failure, 503', retryRemoteLocalities: true, retryIgnorePreviousHosts: false, backoff: 25ms}"), ""},
+		{vs("name: nn, " + toA + ", retries: {attempts: 2, perTryTimeout: 1s, retryOn: 'connect-failure,503', retryRemoteLocalities: true, retryIgnorePreviousHosts: false, backoff: 25ms}"), ""},
 		{vs("match: [{uri: {prefix: /}}], " + toA + ", retries: {attempts: 0}"), ""},
 		{vs(toA + ", retries: {attempts: 0, retryOn: 5xx}"), "spec.http[0].retries.attempts DTR0405"},
 		{vs(toA + ", retries: {attempts: -1, retryOn: 'bogus,600', perTryTimeout: 0s}"), "spec.http[0].retries.attempts DTR0405, spec.http[0].retries.perTryTimeout DTR0405, spec.http[0].retries.retryOn DTR0405, spec.http[0].retries.retryOn DTR0405"},
@@ -180,16 +183,18 @@ func TestVerdicts(t *testing.T) {
 		{vs("name: nn"), "spec.http[0] DTR0402"},
 		{vs(toA + "}, {" + toA), "warning spec.http[1] DTR0410"},
 		{api + "VirtualService\nspec: {hosts: ['*', a.com, a.com, '*.b.com', 10.0.0.1], gateways: [mesh, gw], http: [{" + toA + "}]}",
-			"spec.hosts[0] DTR0401, spec.hosts[2] DTR0401"},
-		{api + "VirtualService\nspec: {hosts: ['*'], gateways: [gw], tcp: [{}]}", "note spec.gateways DTR0013"},
+			"spec.hosts[0] DTR0401"},
+		{api + "VirtualService\nspec: {hosts: [a.com, a.com, '*.com', 10.0.0.1], gateways: [mesh, ns/gw], http: [{" + toA + "}]}", "spec.hosts[1] DTR0401, spec.hosts[2] DTR0401"},
+		{api + "VirtualService\nspec: {hosts: ['*'], gateways: [gw], tcp: [{route: [{destination: {host: a.com}}]}]}", "note spec.gateways DTR0013"},
+		{api + "VirtualService\nspec: {hosts: ['*'], gateways: [gw], tcp: [{}]}", "spec.tcp[0].route DTR0402"},
 		{api + "VirtualService\nspec: {hosts: [a.com], tcp: [{route: [{destination: {host: a.com}}]}]}", ""},
 		{"apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: x}\nspec: {egress: [{bind: 'unix:///run/x', port: {protocol: HTTP, name: a}, hosts: ['*/*']}, {bind: 'unix://@x', port: {number: 0, protocol: TCP, name: d}, hosts: ['~default/*']}, " +
 			"{captureMode: NONE, bind: 127.0.0.1, port: {number: 2, protocol: HTTP_PROXY, name: b}, hosts: ['*/*']}, {bind: 127.0.0.1, port: {number: 3, protocol: HTTP, name: c}, hosts: ['~/*']}, {hosts: ['*/*']}]}", ""},
 		{"apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: x}\nspec: {egress: [{hosts: ['*/*']}, {bind: 'unix:///run/x', port: {number: 1, protocol: HTTP, name: a}, hosts: ['*/*']}, " +
 			"{bind: 'unix://x', captureMode: NONE, hosts: ['*/*']}, {captureMode: IPTABLES, bind: 'unix:///run/y', port: {protocol: HTTPP, name: b}, hosts: ['~a.b/*']}, {port: {number: 0, protocol: HTTP, name: c}, hosts: ['*/*']}, " +
 			"{port: {number: 1, protocol: HTTP, name: c}, hosts: ['*/*']}], outboundTrafficPolicy: {mode: REGISTRY_ONLY, egressProxy: {host: a.com}}}",
-			"spec.egress[0] DTR0601, spec.egress[1].port.number DTR0601, spec.egress[2] DTR0601, spec.egress[2].bind DTR0601, spec.egress[2].port DTR0601, spec.egress[3].captureMode DTR0601, spec.egress[3].hosts[0] DTR0601, spec.egress[3].port.protocol DTR0601, " +
-				"spec.egress[4].port.number DTR0601, spec.egress[5] DTR0601, spec.outboundTrafficPolicy.egressProxy DTR0601"},
+			"spec.egress[0] DTR0601, spec.egress[1].bind DTR0601, spec.egress[2] DTR0601, spec.egress[3].captureMode DTR0601, spec.egress[3].hosts[0] DTR0601, spec.egress[3].port.protocol DTR0601, " +
+				"spec.egress[4].bind DTR0601, spec.egress[5].port.number DTR0601, spec.outboundTrafficPolicy.egressProxy DTR0601, spec.outboundTrafficPolicy.egressProxy.port DTR0601, warning spec.egress[2].bind DTR0601"},
 	} {
 		objects, issues := decode.File("f", []byte(tt.in))
 		if len(issues) > 0 || len(objects) != 1 {
@@ -222,7 +227,7 @@ func TestVerdicts(t *testing.T) {
 }
 
 func TestIssuesAreBounded(t *testing.T) {
-	warn := strings.Repeat("{address: b.com}, ", 200)
+	warn := strings.Repeat("{address: 1.2.3.4, locality: a/b/c/d}, ", 200)
 	for _, tt := range []struct {
 		last     string
 		rejected bool

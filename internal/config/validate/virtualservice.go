@@ -2,11 +2,11 @@ package validate
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"detour.dev/detour/internal/config"
@@ -22,66 +22,143 @@ func gatewaysOnly(vs *networking.VirtualService) bool {
 // virtualService follows istiod's ValidateVirtualService (SEMANTICS §1.6). One without hosts is a delegate: another
 // VirtualService names it.
 func (c *checker) virtualService(vs *networking.VirtualService) {
-	for i, h := range vs.Hosts {
-		path := fmt.Sprintf("spec.hosts[%d]", i)
-		if h == "*" {
-			c.errorf(config.CodeVSHost, path, "\"*\" is allowed at gateways only; name a host")
-		} else if err := checkDomain(h, true); err != nil && !isIP(h) {
-			c.errorf(config.CodeVSHost, path, "%v", err)
-		}
-		if slices.Contains(vs.Hosts[:i], h) {
-			c.errorf(config.CodeVSHost, path, "%q stands there twice", h)
-		}
-	}
+	c.routedHosts(vs)
 	c.exportTo(vs.ExportTo)
+	c.gateways("spec.gateways", vs.Gateways)
 	if len(vs.Http)+len(vs.Tcp)+len(vs.Tls) == 0 {
 		c.errorf(config.CodeNoRoute, "spec", "has no route; give http, tls or tcp")
 	}
 	delegate := len(vs.Hosts) == 0
+	if delegate && len(vs.Gateways) > 0 {
+		c.errorf(config.CodeVSHost, "spec.gateways", "not allowed without hosts: this is one that others delegate to, and they say where it applies; give hosts, or remove it")
+	}
 	if delegate && len(vs.Tcp)+len(vs.Tls) > 0 {
 		c.errorf(config.CodeVSHost, "spec", "has no hosts, so it is one that others delegate to, which can have http routes only; give hosts, or remove tls and tcp")
 	}
 	for i, r := range vs.Http {
-		c.httpRoute(fmt.Sprintf("spec.http[%d]", i), r, delegate)
+		path := fmt.Sprintf("spec.http[%d]", i)
+		c.httpRoute(path, r, delegate)
+		c.claims(path, r, gatewaysOnly(vs))
 	}
 	c.unreachableHTTP(vs.Http)
 	for i, r := range vs.Tls {
 		c.tlsRoute(fmt.Sprintf("spec.tls[%d]", i), r, vs.Hosts)
 	}
+	c.unreachableL4("spec.tls", tlsMatches(vs.Tls))
 	for i, r := range vs.Tcp {
 		c.tcpRoute(fmt.Sprintf("spec.tcp[%d]", i), r)
+	}
+	c.unreachableL4("spec.tcp", tcpMatches(vs.Tcp))
+}
+
+func (c *checker) routedHosts(vs *networking.VirtualService) {
+	valid := true
+	for i, h := range vs.Hosts {
+		path := fmt.Sprintf("spec.hosts[%d]", i)
+		if h == "*" && !gatewaysOnly(vs) {
+			c.errorf(config.CodeVSHost, path, "\"*\" is allowed at gateways only; name a host")
+			valid = false
+		} else if err := checkDomain(h, true); err != nil && !isIP(h) && !(gatewaysOnly(vs) && strings.HasPrefix(h, "outbound_")) {
+			c.errorf(config.CodeVSHost, path, "%v", err)
+			valid = false
+		}
+	}
+	if !valid {
+		return
+	}
+	for i, h := range vs.Hosts {
+		if k := slices.IndexFunc(vs.Hosts[:i], func(was string) bool { return covers(was, h) || covers(h, was) }); k >= 0 {
+			c.errorf(config.CodeVSHost, fmt.Sprintf("spec.hosts[%d]", i), "%q overlaps with %q, which stands before it; remove one of them", h, vs.Hosts[k])
+		}
+	}
+}
+
+// covers tells whether every name that b stands for is one of a's; both may be wildcards (istiod's Name.SubsetOf).
+func covers(a, b string) bool {
+	tail, wild := strings.CutPrefix(a, "*")
+	return a == b || wild && len(b) >= len(a) && strings.HasSuffix(b, tail)
+}
+
+// gateways checks names of gateways: NAMESPACE/NAME, or a name alone. What follows one without a namespace istiod does not
+// look at.
+func (c *checker) gateways(path string, names []string) {
+	said := config.Error
+	for i, g := range names {
+		p := fmt.Sprintf("%s[%d]", path, i)
+		ns, name, qualified := strings.Cut(g, "/")
+		switch {
+		case qualified && (!isLabel(ns) || !isLabel(name)):
+			c.add(said, config.CodeVSHost, p, "%q is not a gateway; wants NAMESPACE/NAME, or \"mesh\"", g)
+		case qualified:
+		case checkDomain(g, false) != nil:
+			c.add(said, config.CodeVSHost, p, "%q is not a gateway's name; wants NAMESPACE/NAME, or \"mesh\"", g)
+		case strings.Contains(g, "."):
+			host, domain, _ := strings.Cut(g, ".")
+			ns, _, _ := strings.Cut(domain, ".")
+			c.warnf(config.CodeVSHost, p, "%q is the old way to name a gateway; write %s/%s", g, ns, host)
+		}
+		if !qualified {
+			said = config.Warning
+		}
 	}
 }
 
 func (c *checker) httpRoute(path string, r *networking.HTTPRoute, isDelegate bool) {
-	kinds := 0
-	for _, there := range []bool{len(r.Route) > 0, r.Redirect != nil, r.DirectResponse != nil, r.Delegate != nil} {
-		if there {
-			kinds++
-		}
-	}
-	switch {
-	case kinds == 0:
-		c.errorf(config.CodeNoRoute, path, "leads nowhere; give route, redirect, directResponse or delegate")
-	case kinds > 1:
-		c.errorf(config.CodeNoRoute, path, "leads to several: route, redirect, directResponse and delegate exclude each other")
-	}
+	c.leadsTo(path, r, isDelegate)
 	for i, m := range r.Match {
 		c.httpMatch(fmt.Sprintf("%s.match[%d]", path, i), m)
 	}
 	c.destinations(path+".route", r.Route)
 	if r.Delegate != nil {
-		c.delegate(path+".delegate", r.Delegate, isDelegate)
+		c.delegate(path+".delegate", r.Delegate)
 	}
-	c.redirect(path+".redirect", r.Redirect)
+	c.redirect(path+".redirect", r)
 	c.directResponse(path+".directResponse", r.DirectResponse)
 	c.rewrite(path+".rewrite", r)
-	c.durationOrOff(config.CodeTimeout, path+".timeout", r.Timeout)
+	if r.Timeout != nil && r.Timeout.AsDuration() == 0 {
+		c.errorf(config.CodeTimeout, path+".timeout", "0s is not allowed; leave it out to have no timeout")
+	} else {
+		c.duration(config.CodeTimeout, path+".timeout", r.Timeout)
+	}
 	c.retries(path+".retries", r.Retries)
 	c.fault(path+".fault", r.Fault)
 	c.mirrors(path, r)
 	c.cors(path+".corsPolicy", r.CorsPolicy)
 	c.headers(path+".headers", r.Headers)
+	c.authorityOnce(path+".headers.request", r)
+}
+
+// leadsTo checks that a rule leads to one thing (istiod's validateHTTPRouteConflict).
+func (c *checker) leadsTo(path string, r *networking.HTTPRoute, isDelegate bool) {
+	if r.Delegate != nil && !isDelegate {
+		if len(r.Route) > 0 || r.Redirect != nil {
+			c.errorf(config.CodeNoRoute, path, "leads to several: delegate excludes route and redirect")
+		}
+		if r.DirectResponse != nil {
+			c.warnf(config.CodeNoRoute, path+".directResponse", "is without effect beside delegate; remove one of them")
+		}
+		return
+	}
+	if r.Delegate != nil {
+		c.errorf(config.CodeDelegate, path+".delegate", "a VirtualService that others delegate to (it has no hosts) can't delegate itself")
+	}
+	own := ""
+	switch {
+	case r.Redirect != nil && r.DirectResponse != nil || len(r.Route) > 0 && (r.Redirect != nil || r.DirectResponse != nil):
+		c.errorf(config.CodeNoRoute, path, "leads to several: route, redirect and directResponse exclude each other")
+	case r.Redirect != nil:
+		own = "redirect"
+	case r.DirectResponse != nil:
+		own = "directResponse"
+	case len(r.Route) == 0:
+		c.errorf(config.CodeNoRoute, path, "leads nowhere; give route, redirect, directResponse or delegate")
+	}
+	if own != "" && r.Fault != nil {
+		c.errorf(config.CodeFault, path+".fault", "is not allowed beside %s; remove it", own)
+	}
+	if own != "" && r.Rewrite != nil {
+		c.errorf(config.CodeRewrite, path+".rewrite", "is not allowed beside %s; remove it", own)
+	}
 }
 
 // destinations checks an HTTP route's destinations and what of their weights adds up.
@@ -109,15 +186,13 @@ func (c *checker) weights(path string, weights []int32) {
 	}
 }
 
-func (c *checker) delegate(path string, d *networking.Delegate, inDelegate bool) {
-	if inDelegate {
-		c.errorf(config.CodeDelegate, path, "a VirtualService that others delegate to (it has no hosts) can't delegate itself")
-	}
+// delegate: istiod looks at neither name nor namespace; one that can't be is never found.
+func (c *checker) delegate(path string, d *networking.Delegate) {
 	if !isLabelValue(d.Name) {
-		c.errorf(config.CodeDelegate, path+".name", "%q is not a VirtualService's name", d.Name)
+		c.warnf(config.CodeDelegate, path+".name", "%q is not a VirtualService's name, so this delegates to nothing", d.Name)
 	}
 	if d.Namespace != "" && !isLabel(d.Namespace) {
-		c.errorf(config.CodeDelegate, path+".namespace", "%q is not a namespace", d.Namespace)
+		c.warnf(config.CodeDelegate, path+".namespace", "%q is not a namespace, so this delegates to nothing", d.Namespace)
 	}
 }
 
@@ -157,8 +232,13 @@ func (c *checker) retries(path string, r *networking.HTTPRetry) {
 	if r.Attempts < 0 {
 		c.errorf(config.CodeRetries, path+".attempts", "%d is negative; allowed: 0 or more", r.Attempts)
 	}
-	if only := (&networking.HTTPRetry{}); r.Attempts == 0 && !proto.Equal(r, only) {
-		c.errorf(config.CodeRetries, path+".attempts", "0 turns retries off, so that the other fields are without effect; remove them or give attempts")
+	if r.Attempts == 0 {
+		switch {
+		case r.PerTryTimeout != nil || r.RetryOn != "" || r.RetryRemoteLocalities != nil:
+			c.errorf(config.CodeRetries, path+".attempts", "0 turns retries off, so that the other fields are without effect; remove them or give attempts")
+		case r.Backoff != nil || r.RetryIgnorePreviousHosts != nil:
+			c.warnf(config.CodeRetries, path+".attempts", "0 turns retries off, so that the other fields are without effect; remove them or give attempts")
+		}
 	}
 	c.duration(config.CodeRetries, path+".perTryTimeout", r.PerTryTimeout)
 	c.duration(config.CodeRetries, path+".backoff", r.Backoff)
@@ -166,12 +246,13 @@ func (c *checker) retries(path string, r *networking.HTTPRetry) {
 		return
 	}
 	for _, word := range strings.Split(r.RetryOn, ",") {
-		word = strings.TrimSpace(word)
-		if n, err := strconv.Atoi(word); err == nil && n >= 100 && n <= 599 {
-			continue
-		}
-		if !slices.Contains(retryOn, word) {
-			c.errorf(config.CodeRetries, path+".retryOn", "%q is unknown; allowed: HTTP statuses and %s", word, strings.Join(retryOn, ", "))
+		n, err := strconv.Atoi(word)
+		switch plain := strings.TrimSpace(word); {
+		case err == nil && http.StatusText(n) != "", slices.Contains(retryOn, word):
+		case plain != word && slices.Contains(retryOn, plain):
+			c.errorf(config.CodeRetries, path+".retryOn", "%q has a space in it, which istiod does not take; write %q", word, plain)
+		default:
+			c.errorf(config.CodeRetries, path+".retryOn", "%q is unknown%s; allowed: HTTP statuses that have a name, and %s", word, config.DidYouMean(plain, retryOn), strings.Join(retryOn, ", "))
 		}
 	}
 }
