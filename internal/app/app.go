@@ -282,6 +282,9 @@ func (a *App) startAdmin() func(context.Context) error {
 // load reads the configuration, so that an error in it ends the start, and waits a little for the nearest endpoints'
 // addresses.
 func (a *App) load(ctx context.Context) error {
+	if ownPace() {
+		defer debug.SetGCPercent(debug.SetGCPercent(loadPercent))
+	}
 	if err := a.pipeline.Load(ctx); err != nil {
 		return err
 	}

@@ -10,30 +10,44 @@ import (
 
 // The collector's pace. What the data plane allocates for each TLS handshake is soon garbage, and with Go's default of one
 // live heap between two collections a proxy whose live heap is small collects all the time: 11 % of a resumed handshake's
-// cost. So the heap may grow by at least collectorRoom; a heap larger than that keeps the default, and so its memory.
+// cost. So the heap may grow by at least collectorRoom. A large one, which holds a large configuration, may grow by that or
+// a few percent as long as little garbage is made, since otherwise nobody would ever use half of its memory; it gets the
+// default when there is more to collect.
 const (
 	collectorRoom  = 16 << 20 // bytes
 	collectorMost  = 800      // percent
+	collectorLeast = 15       // percent
 	collectorTick  = 2 * time.Second
+	// collectorBusy is from how many collections in a tick on there is much garbage, collectorCalm after how many ticks
+	// without there is little again.
+	collectorBusy  = 2
+	collectorCalm  = 5
 	defaultPercent = 100
+	// loadPercent is the pace while the first configuration is read: what it leaves behind should not be most of what the
+	// process will ever have taken.
+	loadPercent = 50
 )
 
-// paceCollector sets the collector's pace while it runs. An operator's GOGC is left alone.
+// ownPace tells whether the collector's pace is left to detour: an operator's GOGC is left alone.
+func ownPace() bool { return os.Getenv("GOGC") == "" }
+
+// paceCollector sets the collector's pace while it runs.
 func paceCollector() func(context.Context) error {
 	return func(ctx context.Context) error {
-		if os.Getenv("GOGC") != "" {
+		if !ownPace() {
 			return nil
 		}
-		now := defaultPercent
-		defer debug.SetGCPercent(now)
+		now := 0
+		defer debug.SetGCPercent(defaultPercent)
 		tick := time.NewTicker(collectorTick)
 		defer tick.Stop()
-		live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+		read := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/cycles/total:gc-cycles"}}
+		var p pace
 		for {
-			metrics.Read(live)
-			if p := collectorPercent(live[0].Value.Uint64()); p != now {
-				now = p
-				debug.SetGCPercent(p)
+			metrics.Read(read)
+			if next := p.percent(read[0].Value.Uint64(), read[1].Value.Uint64()); next != now {
+				now = next
+				debug.SetGCPercent(next)
 			}
 			select {
 			case <-ctx.Done():
@@ -44,8 +58,27 @@ func paceCollector() func(context.Context) error {
 	}
 }
 
-// collectorPercent is how much a live heap may grow before the next collection, in steps, so that it is seldom set.
-func collectorPercent(live uint64) int {
-	p := int(collectorRoom * 100 / max(live, 1<<20))
-	return min(max(p/50*50, defaultPercent), collectorMost)
+// pace remembers how busy the collector was.
+type pace struct {
+	cycles uint64 // so far
+	busy   int    // ticks until the garbage counts as little again
+}
+
+// percent is how much a live heap of so many bytes may grow before the next collection, in steps, so that it is seldom
+// set. cycles counts the collections so far; it is called once a tick.
+func (p *pace) percent(live, cycles uint64) int {
+	if cycles-p.cycles >= collectorBusy && p.cycles > 0 {
+		p.busy = collectorCalm
+	} else if p.busy > 0 {
+		p.busy--
+	}
+	p.cycles = cycles
+	room := int(collectorRoom * 100 / max(live, 1<<20))
+	switch {
+	case room >= defaultPercent:
+		return min(room/50*50, collectorMost)
+	case p.busy > 0:
+		return defaultPercent
+	}
+	return max(room/5*5, collectorLeast)
 }
