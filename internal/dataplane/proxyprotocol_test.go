@@ -2,6 +2,7 @@ package dataplane_test
 
 import (
 	"strings"
+	"sync"
 	"testing"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -52,4 +53,52 @@ func TestProxyProtocol(t *testing.T) {
 			t.Errorf("version 1: %q, want %q", got, want)
 		}
 	}
+}
+
+// TestProxyProtocolReuse: requests of one client go over one connection to an endpoint, those of another over its own, and
+// none stays behind its client.
+func TestProxyProtocolReuse(t *testing.T) {
+	var mu sync.Mutex
+	introduced := map[string]string{} // client, by the header's port
+	up := planetest.NewUpstream(t, func(c *planetest.Conn) {
+		line, err := c.R.ReadString('\n')
+		if err != nil {
+			return
+		}
+		for r := c.Request(); r != nil; r = c.Request() {
+			port := strings.Fields(line)[4]
+			mu.Lock()
+			if who := introduced[port]; who == "" {
+				introduced[port] = r.URL.Path
+			} else if who != r.URL.Path {
+				t.Errorf("%s came over the connection of %s", r.URL.Path, who)
+			}
+			mu.Unlock()
+			c.Send(planetest.Response(200, "ok"))
+		}
+	})
+	s := planetest.One(up.Addr)
+	p := planetest.Start(t, dataplane.Options{}, s)
+	snap := planetest.Snapshot(s)
+	snap.Clusters[1].TransportSocket = socketOf(t, &proxyv3.ProxyProtocolUpstreamTransport{TransportSocket: socketOf(t, &rawv3.RawBuffer{})})
+	if r := p.Set(snap); len(r.Rejected) > 0 {
+		t.Fatal(r.Rejected)
+	}
+	one, two := p.Dial(s.Address()), p.Dial(s.Address())
+	for range 3 {
+		for path, c := range map[string]*planetest.Client{"/one": one, "/two": two} {
+			c.Send(planetest.Request("GET", path, ""))
+			if a := c.Read("GET"); a.Text != "ok" {
+				t.Fatalf("got %d %q", a.StatusCode, a.Text)
+			}
+		}
+	}
+	active := &p.Cluster(s).Stats().UpstreamCxActive
+	if n := up.Conns(); n != 2 || active.Value() != 2 {
+		t.Errorf("%d connections for two clients, %d open", n, active.Value())
+	}
+	one.Close()
+	planetest.Until(t, "its connection is closed", func() bool { return active.Value() == 1 })
+	two.Close()
+	planetest.Until(t, "all are closed", func() bool { return active.Value() == 0 })
 }

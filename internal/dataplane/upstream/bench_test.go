@@ -17,7 +17,7 @@ func BenchmarkPool(b *testing.B) {
 		cl := r.p.Clusters.Get("static")
 		for b.Loop() {
 			r.p.Put(c)
-			if got := r.p.Idle(cl, h, ""); got != c {
+			if got := r.p.Idle(cl, h, "", client{}); got != c {
 				b.Errorf("got %p, want %p", got, c)
 				return
 			}

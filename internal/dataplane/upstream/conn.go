@@ -24,6 +24,7 @@ type Conn struct {
 	pools     *Pools
 	transport string // Config.PoolKey it was made with
 	sni       string // server name taken from the request, where the cluster does that
+	client           // that it was introduced with
 	requests  uint32
 	made      time.Time
 	idleFor   event.Timer
@@ -101,6 +102,7 @@ func (c *Conn) end(abort bool) {
 		c.pools.release(c.Cluster)
 	}
 	c.pools.gone(c)
+	c.pools.served(c)
 }
 
 // OnEvent watches the connection while it is idle: whatever arrives then, a FIN above all, ends it.

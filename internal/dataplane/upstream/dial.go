@@ -3,7 +3,6 @@ package upstream
 import (
 	"crypto/tls"
 	"errors"
-	"net/netip"
 	"time"
 
 	"detour.dev/detour/internal/dataplane/cluster"
@@ -65,8 +64,7 @@ type Dial struct {
 	plain    bool // a probe that ends with the answer to the SYN
 	keep     bool // a connection that nobody waits for any more serves the next request
 	counted  bool // it holds a place among the cluster's connections
-	// from and to are told to the endpoint where the cluster speaks the PROXY protocol.
-	from, to netip.AddrPort
+	client
 }
 
 // Host is the endpoint being connected to.
@@ -358,7 +356,8 @@ func (d *Dial) established(s event.Stream) {
 	d.counted = false // the connection takes the place over
 	d.end()
 	c := &Conn{Stream: s, Sock: d.sock, Host: d.Host(), Cluster: d.cluster, pools: d.p, counted: counted,
-		transport: d.cluster.Config().PoolKey, sni: d.name, made: d.p.D.Now()}
+		transport: d.cluster.Config().PoolKey, sni: d.name, client: d.client, made: d.p.D.Now()}
+	d.p.serves(c)
 	c.In.Init(d.p.Buffers)
 	c.idleFor.Init(d.p.D, func() {
 		c.Cluster.Stats().UpstreamCxIdleTimeout.Inc()

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"log/slog"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -36,7 +37,8 @@ type Pools struct {
 	queued  map[*cluster.Breaker][]Queued // requests without a connection, in order
 	places  map[*cluster.Breaker]int      // among the clusters' connections that are this worker's
 	wishes  map[*cluster.Breaker]*cluster.Wish
-	grant   *cluster.Breaker // a place there was just handed over
+	grant   *cluster.Breaker                      // a place there was just handed over
+	serving map[netip.AddrPort]map[*Conn]struct{} // connections that were introduced as a client's
 	peek    [1]byte
 }
 
@@ -74,21 +76,25 @@ func (p *Pools) forget(h *lb.Host, hp *hostPool) {
 	}
 }
 
-// Idle gives an idle connection to the host that fits the cluster's settings, or nil. The most recently used comes
-// first, so that the rest can age out.
-func (p *Pools) Idle(c *cluster.Cluster, h *lb.Host, sni string) *Conn {
+// Idle gives an idle connection to the host that fits the cluster's settings, and was introduced as who's where they ask for
+// that, or nil. The most recently used comes first, so that the rest can age out.
+func (p *Pools) Idle(c *cluster.Cluster, h *lb.Host, sni string, who client) *Conn {
 	hp := p.hosts[h]
 	if hp == nil {
 		return nil
 	}
 	cfg := c.Config()
-	for len(hp.idle) > 0 {
-		conn := hp.idle[len(hp.idle)-1]
-		hp.idle = hp.idle[:len(hp.idle)-1]
+	for i := len(hp.idle) - 1; i >= 0; i-- {
+		conn := hp.idle[i]
+		if cfg.ProxyProtocol != 0 && conn.client != who {
+			continue
+		}
+		hp.idle = slices.Delete(hp.idle, i, i+1)
 		conn.isIdle = false
 		conn.idleFor.Stop()
 		if conn.transport != cfg.PoolKey || conn.sni != sni || conn.Sock.PeerClosed() || p.worn(conn, cfg) {
 			conn.Close()
+			i = len(hp.idle)
 			continue
 		}
 		conn.Cluster = c
@@ -101,7 +107,7 @@ func (p *Pools) Idle(c *cluster.Cluster, h *lb.Host, sni string) *Conn {
 func (p *Pools) Put(c *Conn) {
 	hp := p.hosts[c.Host]
 	cfg := c.Cluster.Config()
-	if c.closed || hp == nil || cfg.ProxyProtocol != 0 || c.Host.Removed() || c.Host.Ejected() || c.Sock.PeerClosed() || p.worn(c, cfg) || len(hp.idle) >= maxIdlePerHost {
+	if c.closed || hp == nil || cfg.ProxyProtocol != 0 && !c.from.IsValid() || c.Host.Removed() || c.Host.Ejected() || c.Sock.PeerClosed() || p.worn(c, cfg) || len(hp.idle) >= maxIdlePerHost {
 		c.Close()
 		return
 	}

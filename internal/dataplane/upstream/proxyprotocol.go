@@ -5,6 +5,45 @@ import (
 	"net/netip"
 )
 
+// client is what an endpoint is told of a connection where the cluster speaks the PROXY protocol: who it is for, and where that
+// one wanted to go. Requests of the same client share it, as in Envoy, which keys its pools by the header; no other's may.
+type client struct{ from, to netip.AddrPort }
+
+// serves remembers whose connection it is.
+func (p *Pools) serves(c *Conn) {
+	if !c.from.IsValid() {
+		return
+	}
+	if p.serving == nil {
+		p.serving = map[netip.AddrPort]map[*Conn]struct{}{}
+	}
+	if p.serving[c.from] == nil {
+		p.serving[c.from] = map[*Conn]struct{}{}
+	}
+	p.serving[c.from][c] = struct{}{}
+}
+
+// served forgets a connection that has ended.
+func (p *Pools) served(c *Conn) {
+	if all := p.serving[c.from]; all != nil {
+		if delete(all, c); len(all) == 0 {
+			delete(p.serving, c.from)
+		}
+	}
+}
+
+// ClientGone closes the idle connections that were introduced as a client's which has left: they serve nobody else.
+func (p *Pools) ClientGone(from netip.AddrPort) {
+	if len(p.serving) == 0 {
+		return
+	}
+	for c := range p.serving[from] {
+		if c.isIdle {
+			c.Close()
+		}
+	}
+}
+
 // proxyHeader gives the PROXY protocol's header, of version 1 or 2 (haproxy's proxy-protocol.txt §2.1, §2.2), which tells an
 // endpoint who the client is and where it wanted to go. Where that is not known, or not of one family, it says so: UNKNOWN,
 // or LOCAL.

@@ -61,24 +61,26 @@ func (q *Race) Begin(p *Pools, c *cluster.Cluster, pick *lb.PickInfo, sni string
 func (q *Race) Try(res lb.Result, fresh bool) *proxyerr.Error {
 	h := res.Endpoint.Host
 	q.pick.Tried = append(q.pick.Tried, h)
-	// A connection that began with a PROXY header belongs to its client.
-	pooled := q.pooled && q.c.Config().ProxyProtocol == 0
-	if pooled && !fresh {
-		if c := q.p.Idle(q.c, h, q.sni); c != nil {
+	var who client
+	if q.c.Config().ProxyProtocol != 0 {
+		who = client{q.pick.Source, q.pick.OriginalDst}
+	}
+	if q.pooled && !fresh {
+		if c := q.p.Idle(q.c, h, q.sni, who); c != nil {
 			q.racer.Trying(res.Endpoint)
 			q.Abandon()
 			q.racer.Won(c, res)
 			return nil
 		}
 	}
-	d, err := q.p.Dial(q.c, res, q.sni, pooled, q)
+	d, err := q.p.Dial(q.c, res, q.sni, q.pooled && who == client{}, q)
 	if err != NoRoom {
 		q.racer.Trying(res.Endpoint)
 	}
 	if err != nil {
 		return err
 	}
-	d.from, d.to = q.pick.Source, q.pick.OriginalDst
+	d.client = who
 	q.dials[q.n] = d
 	q.n++
 	return nil

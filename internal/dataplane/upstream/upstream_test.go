@@ -152,10 +152,10 @@ func TestPool(t *testing.T) {
 		w.done()
 		r.p.Put(c)
 		cl := r.p.Clusters.Get("static")
-		if r.p.Idle(cl, h, "other.sni") != nil {
+		if r.p.Idle(cl, h, "other.sni", client{}) != nil {
 			t.Error("given to a request for another server name")
 		}
-		if r.p.Idle(cl, h, "") != nil {
+		if r.p.Idle(cl, h, "", client{}) != nil {
 			t.Error("one that did not fit was kept")
 		}
 		if len(r.p.hosts) != 0 {
@@ -169,7 +169,7 @@ func TestPool(t *testing.T) {
 	r.on(func() {
 		w.done()
 		r.p.Put(c)
-		if got := r.p.Idle(r.p.Clusters.Get("static"), h, ""); got != c {
+		if got := r.p.Idle(r.p.Clusters.Get("static"), h, "", client{}); got != c {
 			t.Error("the idle connection was not given")
 		}
 		r.p.Put(c)
@@ -181,7 +181,7 @@ func TestPool(t *testing.T) {
 		t.Error("what was sent on an idle connection did not end it")
 	}
 	r.on(func() {
-		if r.p.Idle(r.p.Clusters.Get("static"), h, "") != nil {
+		if r.p.Idle(r.p.Clusters.Get("static"), h, "", client{}) != nil {
 			t.Error("a connection with unread bytes was given")
 		}
 	})

@@ -620,5 +620,6 @@ func (c *Conn) close(abort bool) {
 	c.Stats.DownstreamCxHTTP1Active.Dec()
 	c.Stats.DownstreamCxDestroy.Inc()
 	c.Stats.DownstreamCxLengthMs.Record(c.D.Now().Sub(c.began))
+	c.Pools.ClientGone(c.Remote)
 	c.Env.Closed(c)
 }
