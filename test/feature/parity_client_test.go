@@ -25,6 +25,8 @@ type call struct {
 	method string // GET if empty
 	url    string // http://host[:port]/path; the host is declared, or at names where it is
 	at     string // IP:PORT to connect to, where that is not the host's own address
+	target string // in place of the URL's path
+	host   string // Host, in place of the URL's
 	from   string // the client's address, of 10.255.0.0/16; clientAddr if empty
 	header []string
 	body   string
@@ -195,7 +197,7 @@ func (cl *caller) send(c call) (text, body string, err error) {
 		return "", "", err
 	}
 	var out strings.Builder
-	fmt.Fprintf(&out, "%s /%s HTTP/1.1\r\nHost: %s\r\n", c.verb(), path, host)
+	fmt.Fprintf(&out, "%s %s HTTP/1.1\r\nHost: %s\r\n", c.verb(), cmp.Or(c.target, "/"+path), cmp.Or(c.host, host))
 	for _, h := range c.header {
 		out.WriteString(h + "\r\n")
 	}
@@ -291,14 +293,21 @@ func (cl *caller) hangUp() {
 	}
 }
 
-// dial connects as a client whose connections the engine gets.
+// dial connects as a client whose connections the engine gets; to loopback and to the path of a Unix socket, as one whose
+// connections are not redirected.
 func (a *actor) dial(addr string) (net.Conn, error) { return a.dialFrom("", addr) }
 
 func (a *actor) dialFrom(from, addr string) (c net.Conn, err error) {
-	own := net.ParseIP(cmp.Or(from, clientAddr))
+	network, from := "tcp", cmp.Or(from, clientAddr)
+	if strings.HasPrefix(addr, "127.") {
+		from = "127.0.0.1"
+	}
+	d := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	if !strings.Contains(addr, ":") {
+		network, d.LocalAddr = "unix", nil
+	}
 	err = a.w.app.do(func() (err error) {
-		d := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: own}}
-		c, err = d.Dial("tcp", addr)
+		c, err = d.Dial(network, strings.ReplaceAll(addr, "SCRATCH", a.w.scratch))
 		return err
 	})
 	if err == nil {
@@ -330,9 +339,12 @@ func (a *actor) converse(addr, send string) string {
 	if _, err := io.WriteString(c, send); err != nil {
 		return "closed"
 	}
-	_ = c.(*net.TCPConn).CloseWrite()
+	_ = c.(interface{ CloseWrite() error }).CloseWrite()
 	b, err := io.ReadAll(c)
-	text := strings.ReplaceAll(string(b), strconv.Itoa(c.LocalAddr().(*net.TCPAddr).Port), "PORT")
+	text := string(b)
+	if own, ok := c.LocalAddr().(*net.TCPAddr); ok {
+		text = strings.ReplaceAll(text, strconv.Itoa(own.Port), "PORT")
+	}
 	if err != nil && len(b) == 0 {
 		return "closed" // by FIN or RST: what a proxy without an upstream does is not told apart
 	}

@@ -3,6 +3,7 @@
 package feature
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
@@ -11,8 +12,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"detour.dev/detour/internal/testcert"
 )
@@ -34,12 +37,15 @@ func TestParityTCP(t *testing.T) {
 		upstreams: map[string]stub{
 			"10.1.0.1:7000": {raw: echo}, "10.1.0.1:7001": {raw: echo}, "10.1.0.2:7000": {raw: echo}, "10.1.0.3:7000": {raw: echo},
 			"10.1.0.4:8080": {raw: answerAny}, "10.1.0.5:7000": {raw: echo}, "10.1.0.5:8080": {raw: proxied}, "10.1.0.6:7000": {raw: echoHex},
-			"SCRATCH/s": {body: "from a unix socket"}, "10.202.0.1:9002": {raw: echo},
+			"SCRATCH/s": {body: "from a unix socket"}, "10.202.0.1:9002": {raw: echo}, "10.1.0.3:8080": {}, "10.201.3.5:9006": {},
 		},
 		script: func(a *actor) {
 			a.talk("weights", "10.200.17.1:9000", "x", 600)
 			a.exchange("match", "10.200.17.1:9001", "hello")
 			a.exchange("second", "10.200.17.2:9000", "hello")
+			a.exchange("range", "10.201.3.4:9002", "hello")
+			a.do(call{url: "http://cidr.test:9006/", at: "10.201.3.4:9006"})
+			a.do(call{url: "http://undeclared.test:9006/", at: "10.201.3.5:9006"})
 			a.exchange("outside", "10.202.0.1:9002", "hello")
 			a.exchange("nobody", "10.202.0.2:9002", "hello")
 			a.get("http://unnamed.test:9003/path")
@@ -60,6 +66,60 @@ func answerAny(_ *actor, addr string, c net.Conn) {
 	line, _, _ := strings.Cut(string(b[:n]), "\r\n")
 	fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nx-first-line: %q\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", line)
 }
+
+// TestParityDetection: what takes a connection depends on its first bytes, on a port without protocol, and in an Envoy on
+// one with HTTP too. The client does not end its side: an Envoy that sees the end while it looks drops the connection.
+func TestParityDetection(t *testing.T) {
+	parity{config: "tcp", flags: []string{"--labels", "app=web"}, mesh: "detection",
+		upstreams: map[string]stub{"10.1.0.4:8080": {raw: answerAny}, "10.1.0.5:8080": {raw: answerAny}, "10.200.17.5:9005": {raw: greets}, "10.200.17.4:9003": {raw: greets}},
+		script: func(a *actor) {
+			for _, addr := range []string{"10.200.17.4:9003", "10.200.17.5:9005"} {
+				head := "Host: " + map[string]string{"10.200.17.4:9003": "unnamed", "10.200.17.5:9005": "proxied"}[addr] + ".test\r\nconnection: close\r\n\r\n"
+				for _, parts := range [][]string{
+					{"GET / HTTP/1.1\r\n" + head}, {"GE", "T / HTTP/1.1\r\n" + head}, {"GET / HTTP/1.1\r", "\n" + head},
+					{"\x00\x01 these are no HTTP\r\n\r\n"}, {"\x00\x01", " these are"}, {"hello\r\n"}, {"hel", "lo\r\n"},
+					{"SSH-2.0-OpenSSH\r\n"}, {"*1\r\n$4\r\nPING\r\n"}, {"GET /\r\n\r\n"}, {"GET / HTTP/1.0\r\n\r\n"}, {"GET / HTTP/1.2\r\n" + head},
+					{"GET / HTTP/2.0\r\n" + head}, {"\r\n\r\n"}, {"\r\nGET / HTTP/1.1\r\n" + head}, {"A B C\r\n"}, {"hello"}, {""},
+				} {
+					a.dictate(addr, parts...)
+				}
+			}
+		}}.run(t)
+}
+
+// greets is a server that does not wait for its client.
+func greets(a *actor, addr string, c net.Conn) {
+	fmt.Fprintf(c, "%s says welcome", addr)
+	_ = c.(*net.TCPConn).CloseWrite()
+	_, _ = io.Copy(io.Discard, c) // a reset would take the greeting away
+}
+
+// dictate sends bytes piece by piece and notes what comes back until the connection's end, but for the time of day.
+func (a *actor) dictate(addr string, parts ...string) {
+	a.t.Helper()
+	c, err := a.dial(addr)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer c.Close()
+	for _, p := range parts {
+		if _, err := io.WriteString(c, p); err != nil || len(parts) > 1 && !a.pause(20*time.Millisecond) { // a segment for each
+			break
+		}
+	}
+	// An Envoy that ends a connection after an answer waits for the client to do so.
+	b, r := []byte(nil), make([]byte, 1000)
+	for n := 0; err == nil && !bytes.HasSuffix(b, []byte("\r\n\r\n")); n, err = c.Read(r) {
+		b = append(b, r[:n]...)
+	}
+	if len(b) == 0 {
+		b = []byte("closed")
+	}
+	a.note("%s %q -> %q", addr, parts, chance.ReplaceAll(b, nil))
+}
+
+// chance is what is another every time: the date, and a client's port.
+var chance = regexp.MustCompile(`(?i)(date|connection): [^\r]*\r\n|\b[3456]\d{4}\b`)
 
 // proxied wants a PROXY header of version 1 and answers the request after it.
 func proxied(_ *actor, _ string, c net.Conn) {
@@ -88,6 +148,7 @@ func TestParitySNI(t *testing.T) {
 			a.handshake("by name", "10.1.0.1:443", "one.test", "hello")
 			a.handshake("another", "10.1.0.4:443", "two.test", "hello")
 			a.handshake("wildcard", "10.1.0.3:443", "a.wild.test", "hello")
+			a.handshake("without a rule of its port", "10.1.0.4:8443", "one.test", "hello")
 			a.handshake("undeclared", "10.1.0.4:443", "else.test", "hello")
 			a.handshake("no name", "10.1.0.4:443", "", "hello")
 			seen := map[bool]int{}

@@ -36,6 +36,7 @@ import (
 // parity is one case: a configuration, what stands behind it, and what a client does.
 type parity struct {
 	config    string            // testdata/parity/CONFIG.yaml
+	text      string            // the configuration itself, in place of config
 	locality  string            // "us-east1" if empty
 	flags     []string          // of `detour proxy` and `detour translate` alike: --labels k=v
 	upstreams map[string]stub   // by IP:PORT; addresses of 10.0.0.0/8
@@ -141,6 +142,9 @@ func (p parity) play(t *testing.T, envoy string, spoil map[string]string) (notes
 
 func (p parity) read(t *testing.T, spoil map[string]string) string {
 	t.Helper()
+	if p.text != "" {
+		return p.text
+	}
 	b, err := os.ReadFile(filepath.Join("testdata/parity", p.config+".yaml"))
 	if err != nil {
 		t.Fatal(err)
@@ -257,7 +261,7 @@ func (w *world) envoyIn(binary string, flags []string) {
 func (a *actor) note(format string, args ...any) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.notes = append(a.notes, fmt.Sprintf(format, args...))
+	a.notes = append(a.notes, strings.ReplaceAll(fmt.Sprintf(format, args...), a.w.scratch, "SCRATCH"))
 }
 
 // distribution begins a note that holds a share for each endpoint.

@@ -59,6 +59,38 @@ func TestOrderOfLevels(t *testing.T) {
 	}
 }
 
+// TestAppend: to a field that an Envoy keeps as one a value is added behind a comma, and none of those before is lost.
+func TestAppend(t *testing.T) {
+	for head, want := range map[string]string{
+		"":                             "accept:new accept:",
+		"accept: a\r\n":                "accept:a,new",
+		"accept: a\r\nAccept: b,c\r\n": "accept:a,b,c,new",
+		"accept:\r\naccept: b\r\n":     "accept:b,new",
+		"accept:\r\n":                  "accept:new",
+	} {
+		q := query(t, "x", "/", head)
+		var e Edit
+		e.Append(q.Head, "accept", []byte("new"))
+		e.Append(q.Head, "accept", nil)
+		if got := pairs(e.Add); got != strings.TrimSuffix(want, " accept:") {
+			t.Errorf("%q: %s, want %s", head, got, want)
+		}
+	}
+}
+
+// TestRelativeRedirect: what a path is replaced by begins with a slash, whatever the configuration says.
+func TestRelativeRedirect(t *testing.T) {
+	for action, want := range map[string]string{
+		`"path_redirect": "to"`: "http://x/to?q", `"path_redirect": "/to"`: "http://x/to?q", `"path_redirect": "to?r"`: "http://x/to?r",
+		`"prefix_rewrite": "new"`: "http://x/newb?q", `"prefix_rewrite": "/new/"`: "http://x/new/b?q",
+	} {
+		r := only(t, `{"match": {"prefix": "/"}, "redirect": {`+action+`}}`)
+		if got := string(r.Location(nil, query(t, "x", "/b?q", ""))); got != want {
+			t.Errorf("%s: %s, want %s", action, got, want)
+		}
+	}
+}
+
 func pairs(list []http1.Pair) string {
 	var out []string
 	for _, p := range list {
@@ -81,7 +113,7 @@ func TestOperators(t *testing.T) {
 		"plain": "plain", "": "", "100%%": "100%", "%%%%": "%%",
 		"%DOWNSTREAM_REMOTE_ADDRESS%": "10.0.0.1:5000", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%": "10.0.0.1",
 		"%DOWNSTREAM_LOCAL_ADDRESS%": "240.240.0.1:80", "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%": "240.240.0.1", "%DOWNSTREAM_LOCAL_PORT%": "80",
-		"%PROTOCOL%:%ROUTE_NAME%": "HTTP/1.1:the route", "%UPSTREAM_CLUSTER%": "outbound|80||x", "%UPSTREAM_HOST%": "[2001:db8::1]:8080",
+		"%PROTOCOL%:%ROUTE_NAME%": "HTTP/1.1:the route", "%UPSTREAM_CLUSTER%": "outbound|80||x;", "%UPSTREAM_CLUSTER_RAW%": "outbound|80||x", "%UPSTREAM_HOST%": "[2001:db8::1]:8080",
 		"%START_TIME%": "2026-01-02T03:04:05.006Z", "%RESPONSE_CODE%": "404", "%RESP(x-r)%%RESP(nope)%": "r",
 		"%REQ(X-A)%": "one", "%REQ(nope?X-A):2%": "on", "%REQ(:path)%%REQ(:method)%": "/p?qGET", "%REQ(:authority)%": "svc.test:81",
 	} {
@@ -92,7 +124,7 @@ func TestOperators(t *testing.T) {
 		}
 		got := f.fixed
 		if got == nil {
-			got = f.append(nil, &Context{Info: info, Query: q, Request: &Edit{}, Response: resp})
+			got = f.append(nil, &Context{Info: info, Query: q, Request: &Edit{}, Response: resp, Cluster: info.Cluster, ClusterStat: info.Cluster + ";"})
 		}
 		if string(got) != want {
 			t.Errorf("%q: %q, want %q", value, got, want)

@@ -152,25 +152,47 @@ const (
 	headerRange
 )
 
-// matches as Envoy does (HeaderUtility): a header that is missing fits only where that is what is asked for, whether or not
-// the match is inverted; several values are joined by a comma.
+// matches as Envoy does (HeaderUtility, since 1.37): one of several values has to fit, and where the match is inverted
+// none may; but the values of fields that Envoy keeps as one are joined by a comma. A header that is missing fits only
+// where that is what is asked for, whether or not the match is inverted.
 func (m *headerMatcher) matches(q *Query) bool {
-	value, there := headerValue(q, m.name)
-	if !there && !m.missingEmpty {
-		return m.kind == headerPresent && m.present == m.invert
+	if q.Head == nil || singleRequest[m.name] || isPseudo(m.name) {
+		value, there := headerValue(q, m.name)
+		if !there && !m.missingEmpty {
+			return m.kind == headerPresent && m.present == m.invert
+		}
+		return m.fits(value) != m.invert
 	}
-	fits := false
-	switch m.kind {
-	case headerPresent:
-		fits = m.present
-	case headerString:
-		fits = m.text.matches(value)
-	case headerRange:
-		n, ok := parseInt(value)
-		fits = ok && n >= m.start && n < m.end
+	there, fits := false, false
+	for i := range q.Head.Fields {
+		f := &q.Head.Fields[i]
+		if len(f.Name) == len(m.name) && http1.EqualFold(f.Name, m.name) {
+			there, fits = true, fits || m.fits(f.Value)
+		}
+	}
+	switch {
+	case !there && !m.missingEmpty:
+		return m.kind == headerPresent && m.present == m.invert
+	case !there:
+		fits = m.fits(nil)
 	}
 	return fits != m.invert
 }
+
+// fits tells whether one value does.
+func (m *headerMatcher) fits(value []byte) bool {
+	switch m.kind {
+	case headerString:
+		return m.text.matches(value)
+	case headerRange:
+		n, ok := parseInt(value)
+		return ok && n >= m.start && n < m.end
+	}
+	return m.present
+}
+
+// isPseudo says that a name is not that of a field: what it stands for is in Query.
+func isPseudo(name string) bool { return name[0] == ':' || name == "host" }
 
 func parseInt(v []byte) (int64, bool) {
 	if len(v) > 20 {
@@ -201,7 +223,8 @@ func headerValue(q *Query, name string) (value []byte, there bool) {
 	return FieldValue(q.Head, name, &q.space)
 }
 
-// FieldValue gives a field of a head, name in lower case. Several values are joined by a comma, in space.
+// FieldValue gives a field of a head, name in lower case. Several values, but for empty ones, are joined by a comma, in
+// space.
 func FieldValue(h *http1.Head, name string, space *[]byte) (value []byte, there bool) {
 	joined := (*space)[:0]
 	for i := range h.Fields {
@@ -209,8 +232,11 @@ func FieldValue(h *http1.Head, name string, space *[]byte) (value []byte, there 
 		if len(f.Name) != len(name) || !http1.EqualFold(f.Name, name) {
 			continue
 		}
-		if !there {
+		if !there || len(value) == 0 {
 			value, there = f.Value, true
+			continue
+		}
+		if len(f.Value) == 0 {
 			continue
 		}
 		if len(joined) == 0 {

@@ -71,7 +71,14 @@ func TestRouteMatch(t *testing.T) {
 		{`path_separated_prefix: "/a"`, "/a?c", "", true, ""},
 		{`path_separated_prefix: "/a"`, "/ab", "", false, ""},
 
-		{`headers: [{name: "X-A", string_match: {exact: "1,2"}}]`, "/", "x-a: 1\r\nX-A: 2\r\n", true, ""},
+		// One value of several has to fit, none where the match is inverted; some fields are one to an Envoy.
+		{`headers: [{name: "X-A", string_match: {exact: "1,2"}}]`, "/", "x-a: 1\r\nX-A: 2\r\n", false, ""},
+		{`headers: [{name: "X-A", string_match: {exact: "2"}}]`, "/", "x-a: 1\r\nX-A: 2\r\n", true, ""},
+		{`headers: [{name: "x-a", string_match: {exact: "2"}, invert_match: true}]`, "/", "x-a: 1\r\nX-A: 2\r\n", false, ""},
+		{`headers: [{name: "x-a", string_match: {exact: "3"}, invert_match: true}]`, "/", "x-a: 1\r\nX-A: 2\r\n", true, ""},
+		{`headers: [{name: "accept", string_match: {exact: "1,2"}}]`, "/", "accept: 1\r\naccept:\r\nAccept: 2\r\n", true, ""},
+		{`headers: [{name: "accept", string_match: {exact: "2"}}]`, "/", "accept: 1\r\nAccept: 2\r\n", false, ""},
+		{`headers: [{name: "accept", string_match: {exact: "2"}}]`, "/", "accept:\r\nAccept: 2\r\n", true, ""},
 		{`headers: [{name: "x-a", string_match: {exact: "1,2"}}]`, "/", "x-a: 1, 2\r\n", false, ""},
 		{`headers: [{name: "x-a", string_match: {prefix: "ab"}}]`, "/", "x-a: abc\r\n", true, ""},
 		{`headers: [{name: "x-a", string_match: {suffix: "bc"}}]`, "/", "x-a: abc\r\n", true, ""},

@@ -3,6 +3,7 @@ package route
 //lint:file-ignore SA1019 foreign snapshots may still use deprecated fields
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -67,14 +68,39 @@ func (e *Edit) Append(h *http1.Head, name string, value []byte) {
 
 func (e *Edit) append(h *http1.Head, name string, key, value []byte) {
 	if single(h, name) {
-		if old, there := e.get(h, name); there {
-			at := len(e.space)
-			e.space = append(append(append(e.space, old...), ','), value...)
-			value = e.space[at:len(e.space):len(e.space)]
-			e.Remove(name)
+		at := len(e.space)
+		e.joined(h, name)
+		if at < len(e.space) && len(value) > 0 {
+			e.space = append(e.space, ',')
 		}
+		e.space = append(e.space, value...)
+		value = e.space[at:len(e.space):len(e.space)]
+		e.Remove(name)
 	}
 	e.Add = append(e.Add, http1.Pair{Name: key, Value: value})
+}
+
+// joined appends all values that a field has by now, but for empty ones, to space, with commas between them.
+func (e *Edit) joined(h *http1.Head, name string) {
+	at := len(e.space)
+	add := func(v []byte) {
+		if at < len(e.space) && len(v) > 0 {
+			e.space = append(e.space, ',')
+		}
+		e.space = append(e.space, v...)
+	}
+	if !slices.Contains(e.Drop, name) {
+		for i := range h.Fields {
+			if f := &h.Fields[i]; !f.Drop && http1.EqualFold(f.Name, name) {
+				add(f.Value)
+			}
+		}
+	}
+	for i := range e.Add {
+		if string(e.Add[i].Name) == name {
+			add(e.Add[i].Value)
+		}
+	}
 }
 
 // Envoy keeps these fields as one each, and appends behind a comma (http/header_map.h, the inline headers, and those that
@@ -126,10 +152,15 @@ type operation struct {
 type Context struct {
 	Info  *streaminfo.Info
 	Query *Query
+	// Cluster is the name of the cluster, empty where there is none, and ClusterStat its alt_stat_name, which
+	// %UPSTREAM_CLUSTER% gives where there is one.
+	Cluster, ClusterStat string
 	// Request is what has been changed in the request so far.
 	Request *Edit
 	// Response is the response's head; nil for requests.
 	Response *http1.Head
+	// Local says that the response is the proxy's own, which has no code yet where Envoy makes the values.
+	Local bool
 }
 
 // Apply adds the operations to e, an edit of h (Envoy's HeaderParser::evaluateHeaders): in each level removal, then values
@@ -287,27 +318,34 @@ func (f *format) append(dst []byte, c *Context) []byte {
 // operators are the command operators that are served, with the meaning they have in Envoy; what is not known gives
 // nothing.
 var operators = map[string]func(dst []byte, c *Context, p *part) []byte{
-	"DOWNSTREAM_REMOTE_ADDRESS": func(dst []byte, c *Context, _ *part) []byte { return appendAddrPort(dst, c.Info.DownstreamRemote) },
-	"DOWNSTREAM_LOCAL_ADDRESS":  func(dst []byte, c *Context, _ *part) []byte { return appendAddrPort(dst, local(c)) },
-	"DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": func(dst []byte, c *Context, _ *part) []byte {
-		return appendAddr(dst, c.Info.DownstreamRemote.Addr())
+	"DOWNSTREAM_REMOTE_ADDRESS": func(dst []byte, c *Context, _ *part) []byte {
+		return appendAddrPort(append(dst, c.Info.DownstreamPath...), c.Info.DownstreamRemote)
 	},
-	"DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT": func(dst []byte, c *Context, _ *part) []byte { return appendAddr(dst, local(c).Addr()) },
+	"DOWNSTREAM_LOCAL_ADDRESS": func(dst []byte, c *Context, _ *part) []byte {
+		return appendAddrPort(append(dst, c.Info.DownstreamPath...), local(c))
+	},
+	"DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": func(dst []byte, c *Context, _ *part) []byte {
+		return appendAddr(append(dst, c.Info.DownstreamPath...), c.Info.DownstreamRemote.Addr())
+	},
+	"DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT": func(dst []byte, c *Context, _ *part) []byte {
+		return appendAddr(append(dst, c.Info.DownstreamPath...), local(c).Addr())
+	},
 	"DOWNSTREAM_LOCAL_PORT": func(dst []byte, c *Context, _ *part) []byte {
 		return strconv.AppendUint(dst, uint64(local(c).Port()), 10)
 	},
 	"PROTOCOL":   func(dst []byte, c *Context, _ *part) []byte { return append(dst, c.Info.Protocol.String()...) },
 	"ROUTE_NAME": func(dst []byte, c *Context, _ *part) []byte { return append(dst, c.Info.Route...) },
 	"UPSTREAM_CLUSTER": func(dst []byte, c *Context, _ *part) []byte {
-		return append(dst, c.Info.Cluster...)
+		return append(dst, cmp.Or(c.ClusterStat, c.Cluster)...)
 	},
-	"UPSTREAM_HOST": func(dst []byte, c *Context, _ *part) []byte { return appendAddrPort(dst, c.Info.UpstreamHost) },
+	"UPSTREAM_CLUSTER_RAW": func(dst []byte, c *Context, _ *part) []byte { return append(dst, c.Cluster...) },
+	"UPSTREAM_HOST":        func(dst []byte, c *Context, _ *part) []byte { return appendAddrPort(dst, c.Info.UpstreamHost) },
 	"START_TIME": func(dst []byte, c *Context, _ *part) []byte {
 		return c.Info.Start.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000Z")
 	},
 	"RESPONSE_CODE": func(dst []byte, c *Context, _ *part) []byte {
-		if c.Response == nil {
-			return dst
+		if c.Response == nil || c.Local {
+			return append(dst, '0') // what Envoy gives while there is none
 		}
 		return strconv.AppendInt(dst, int64(c.Response.Status), 10)
 	},
@@ -346,7 +384,7 @@ func appendHeader(dst []byte, get func(string) ([]byte, bool), p *part) []byte {
 }
 
 func (c *Context) request(name string) ([]byte, bool) {
-	if name[0] == ':' || name == "host" {
+	if isPseudo(name) {
 		return headerValue(c.Query, name)
 	}
 	if c.Query.Head == nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -129,6 +130,9 @@ func (r *Route) compileRedirect(a *routev3.RedirectAction) error {
 	if a.GetHttpsRedirect() {
 		out.scheme = "https"
 	}
+	if out.path != "" && out.path[0] != '/' {
+		out.path = "/" + out.path
+	}
 	if p := a.GetPortRedirect(); p > 0 {
 		out.port = ":" + strconv.FormatUint(uint64(p), 10)
 	}
@@ -179,6 +183,14 @@ func (r *Route) Location(dst []byte, q *Query) []byte {
 	return to.appendPath(append(dst, to.port...), r, q.Path)
 }
 
+// RedirectPath is what changes in the path of a request that is redirected; nil: nothing.
+func (r *Route) RedirectPath() *PathRewrite {
+	if r.Redirect == nil {
+		return nil
+	}
+	return r.Redirect.rewrite
+}
+
 // sameHost is the request's host without a port that is replaced, or that was the default of the scheme that is.
 func (to *Redirect) sameHost(q *Query, scheme []byte) []byte {
 	host, port := http1.SplitAuthority(q.Authority)
@@ -200,7 +212,10 @@ func (to *Redirect) appendPath(dst []byte, r *Route, path []byte) []byte {
 	case to.path != "":
 		dst, path = append(dst, to.path...), query
 	case to.rewrite != nil:
-		dst = to.rewrite.Append(dst, r, path)
+		at := len(dst)
+		if dst = to.rewrite.Append(dst, r, path); at == len(dst) || dst[at] != '/' {
+			dst = slices.Insert(dst, at, '/')
+		}
 		dst, path = dst[:len(dst)-len(query)], query
 	default:
 		dst, path = append(dst, path[:len(path)-len(query)]...), query

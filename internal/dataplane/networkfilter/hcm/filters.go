@@ -12,22 +12,24 @@ import (
 // filters is what stands between the connection manager and the router for a request whose route is not plain: cors, fault,
 // and then what the route changes in heads, hashes and mirrors. A connection has one from the first such request on.
 type filters struct {
-	c        *Conn
-	decision Decision
-	query    route.Query
-	rewrite  http1.RequestRewrite
-	request  route.Edit
-	response route.Edit
-	path     []byte
-	location []byte
-	located  bool // the answer has a Location
-	host     []byte
-	origin   []byte   // that CORS allows to read the answer; nil: none
-	cookies  [][]byte // Set-Cookie for the answer
-	delay    event.Timer
-	duration event.Timer // max_stream_duration
-	mirrors  mirrors
-	faulted  bool // it counts among the active faults
+	c         *Conn
+	decision  Decision
+	query     route.Query
+	rewrite   http1.RequestRewrite
+	request   route.Edit
+	response  route.Edit
+	path      []byte
+	location  []byte
+	answers   bool // the route itself answers
+	located   bool // with a Location
+	host      []byte
+	authority []byte   // that is sent in place of the client's
+	origin    []byte   // that CORS allows to read the answer; nil: none
+	cookies   [][]byte // Set-Cookie for the answer
+	delay     event.Timer
+	duration  event.Timer // max_stream_duration
+	mirrors   mirrors
+	faulted   bool // it counts among the active faults
 }
 
 // filter takes a request through the filters; the router is the last of them.
@@ -39,9 +41,10 @@ func (c *Conn) filter(d Decision) {
 		f.duration.Init(c.D, f.tooLong)
 		c.filters = f
 	}
-	f.decision, f.origin, f.cookies, f.located = d, nil, nil, false
+	f.decision, f.origin, f.cookies, f.located, f.answers = d, nil, nil, false, false
 	f.query.Authority, f.query.Path, f.query.Head, f.query.Random = d.authority(&c.req), c.req.Path, &c.req, d.Random
 	f.response.Reset()
+	f.request.Reset() // values of the answer's fields are made of it even where the request is never changed
 	rt := d.Route
 	if rt.MaxDuration > 0 {
 		f.duration.Schedule(rt.MaxDuration)
@@ -124,7 +127,7 @@ func (f *filters) abort() {
 		c.Fail(f.decision.Err)
 		return
 	}
-	f.located = rt.Locates()
+	f.located, f.answers = rt.Locates(), rt.Direct != nil || rt.Redirect != nil
 	if rt.Redirect != nil {
 		c.info.CodeDetails = "direct_response"
 		c.Stats.RqRedirect.Inc()
@@ -141,7 +144,6 @@ func (f *filters) abort() {
 // go on.
 func (f *filters) prepare(rt *route.Route) bool {
 	c := f.c
-	f.request.Reset()
 	rt.Request.Apply(&f.request, &c.req, f.context(nil))
 	f.rewrite = http1.RequestRewrite{Drop: f.request.Drop, Add: f.request.Add}
 	if rt.Path != nil {
@@ -154,7 +156,11 @@ func (f *filters) prepare(rt *route.Route) bool {
 			c.Fail(&proxyerr.Error{Source: proxyerr.Config, Reply: &proxyerr.Reply{Status: 414, Body: "the rewritten path is too long"}})
 			return false
 		}
-		f.rewrite.Path = f.path
+		f.rewrite.Path, f.query.Path = f.path, f.path
+	}
+	if rt.HostRewrite != "" {
+		f.authority = append(f.authority[:0], rt.HostRewrite...)
+		f.query.Authority = f.authority
 	}
 	if len(rt.Hash) > 0 {
 		src := route.Source{Remote: c.Remote, Local: c.Local}
@@ -174,7 +180,7 @@ func (f *filters) prepare(rt *route.Route) bool {
 func (f *filters) context(response *http1.Head) *route.Context {
 	x := &route.Context{Info: &f.c.info, Query: &f.query, Request: &f.request, Response: response}
 	if cl := f.decision.Cluster; cl != nil {
-		x.ClusterStat = cl.Config().Proto.GetAltStatName()
+		x.Cluster, x.ClusterStat = cl.Name(), cl.Config().Proto.GetAltStatName()
 	}
 	return x
 }
@@ -277,8 +283,16 @@ func (f *filters) local(h *http1.Head) *route.Edit {
 	if f.located {
 		f.location = rt.Location(f.location[:0], &f.query)
 		e.Set("location", f.location)
+		if p := rt.RedirectPath(); p != nil { // the path has been rewritten by then
+			f.path = p.Append(f.path[:0], rt, f.query.Path)
+			f.query.Path = f.path
+		}
 	}
-	rt.Response.Apply(e, h, f.context(h))
+	if f.answers || rt.Direct == nil && rt.Redirect == nil { // a fault comes before what such a route says
+		x := f.context(h)
+		x.Local = true
+		rt.Response.Apply(e, h, x)
+	}
 	f.editCORS()
 	return e
 }
