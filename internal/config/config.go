@@ -8,6 +8,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"time"
@@ -135,6 +136,12 @@ func (o *Object) At(fieldPath string) Origin {
 		}
 	}
 	return o.Origin
+}
+
+// SameAs tells whether o is another reading of the very same object: equal in all but its place.
+func (o *Object) SameAs(old *Object) bool {
+	return o == old || o.Spec == old.Spec && o.Status == old.Status && o.Key == old.Key && o.APIVersion == old.APIVersion &&
+		o.Created.Equal(old.Created) && maps.Equal(o.Labels, old.Labels) && maps.Equal(o.Annotations, old.Annotations)
 }
 
 // Severity ranks an Issue.

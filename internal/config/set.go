@@ -1,17 +1,27 @@
 package config
 
 import (
+	"maps"
+	"reflect"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Set is the whole configuration at one moment: immutable, sorted, indexed. Make one with NewSet.
 type Set struct {
+	given   []*Object          // as NewSet got them
 	objects map[Kind][]*Object // sorted: creation time where there is one, then namespace and name
-	byKey   map[Key]*Object
+	index   *index
 	vips    map[string]VIPs
 	refused []Refusal
 	mesh    *Mesh
+}
+
+// index finds objects by key. It is made when somebody first asks, which most changes of a configuration never do.
+type index struct {
+	once  sync.Once
+	byKey map[Key]*Object
 }
 
 // Refusal records an object that is not served: it was bad and has no last good version. A refused DestinationRule
@@ -31,35 +41,109 @@ func NewSet(objects []*Object, vips map[string]VIPs, refused []Refusal) *Set {
 
 // newSet is NewSet; is tells which short names are completed, nil: those of Services in the Set.
 func newSet(objects []*Object, vips map[string]VIPs, refused []Refusal, is func(name, namespace string) bool) *Set {
-	s := &Set{objects: map[Kind][]*Object{}, byKey: make(map[Key]*Object, len(objects)), vips: vips}
+	s := &Set{given: objects, objects: map[Kind][]*Object{}, index: &index{}, vips: vips}
 	for _, o := range objects {
 		s.objects[o.Kind] = append(s.objects[o.Kind], o)
-		s.byKey[o.Key] = o
+	}
+	for _, list := range s.objects {
+		slices.SortFunc(list, CompareAge)
 	}
 	if is == nil {
-		is = s.service
+		is = s.services()
 	}
 	for _, k := range []Kind{DestinationRule, VirtualService} {
 		for i, o := range s.objects[k] {
-			o = completer{o.Namespace, is}.object(o)
-			s.objects[k][i], s.byKey[o.Key] = o, o
+			s.objects[k][i] = completer{o.Namespace, is}.object(o)
 		}
 	}
+	s.refuse(refused, is)
+	return s
+}
+
+func (s *Set) refuse(refused []Refusal, is func(name, namespace string) bool) {
 	for _, r := range refused {
 		if r.Key.Kind == DestinationRule || r.Key.Kind == VirtualService {
 			r.Hosts = completer{r.Key.Namespace, is}.hosts(r.Hosts)
 		}
 		s.refused = append(s.refused, r)
 	}
-	for _, list := range s.objects {
-		slices.SortFunc(list, compareAge)
-	}
-	return s
 }
 
-// compareAge is Istio's order of equal objects: creation time where there is one, else namespace and name
+// With gives what NewSet gives of these arguments. It takes from s what is the same, so that after a few changes it costs
+// little more than a walk over pointers. s must come from NewSet or With, not from InCluster.
+func (s *Set) With(objects []*Object, vips map[string]VIPs, refused []Refusal) *Set {
+	gone, come, ok := difference(s.given, objects)
+	ofService := func(o *Object) bool { return o.Kind == Service }
+	if !ok || slices.ContainsFunc(gone, ofService) || slices.ContainsFunc(come, ofService) { // a Service completes names
+		return NewSet(objects, vips, refused)
+	}
+	out := &Set{given: objects, objects: maps.Clone(s.objects), index: &index{}, vips: vips}
+	is := s.services()
+	own := map[Kind]bool{}
+	list := func(k Kind) []*Object {
+		if !own[k] {
+			own[k] = true
+			out.objects[k] = append(make([]*Object, 0, len(out.objects[k])+len(come)), out.objects[k]...)
+		}
+		return out.objects[k]
+	}
+	for _, o := range gone {
+		l := list(o.Kind)
+		if i, found := slices.BinarySearchFunc(l, o, CompareAge); found {
+			out.objects[o.Kind] = slices.Delete(l, i, i+1)
+		}
+	}
+	for _, o := range come {
+		l := list(o.Kind)
+		i, _ := slices.BinarySearchFunc(l, o, CompareAge)
+		if o.Kind == DestinationRule || o.Kind == VirtualService {
+			o = completer{o.Namespace, is}.object(o)
+		}
+		out.objects[o.Kind] = slices.Insert(l, i, o)
+	}
+	out.refuse(refused, is)
+	return out
+}
+
+// maxDifference is how many objects may come and go at one place of a list before it counts as another list.
+const maxDifference = 16
+
+// difference gives the objects that are in one list only; ok is false where the lists have too little in common to tell
+// soon.
+func difference(old, now []*Object) (gone, come []*Object, ok bool) {
+	i, j := 0, 0
+	for {
+		for i < len(old) && j < len(now) && old[i] == now[j] {
+			i, j = i+1, j+1
+		}
+		if i == len(old) && j == len(now) {
+			return gone, come, true
+		}
+		a, b, found := resume(old[i:], now[j:])
+		if !found || len(gone) > 4*maxDifference || len(come) > 4*maxDifference {
+			return nil, nil, false
+		}
+		gone, come = append(gone, old[i:i+a]...), append(come, now[j:j+b]...)
+		i, j = i+a, j+b
+	}
+}
+
+// resume finds where two lists go on alike: after the fewest objects of both together.
+func resume(old, now []*Object) (a, b int, found bool) {
+	for n := 1; n <= maxDifference; n++ {
+		for a := max(0, n-len(now)); a <= min(n, len(old)); a++ {
+			b := n - a
+			if a == len(old) && b == len(now) || a < len(old) && b < len(now) && old[a] == now[b] {
+				return a, b, true
+			}
+		}
+	}
+	return 0, 0, false
+}
+
+// CompareAge is Istio's order of equal objects: creation time where there is one, else namespace and name
 // (SEMANTICS §5).
-func compareAge(a, b *Object) int {
+func CompareAge(a, b *Object) int {
 	if c := a.Created.Compare(b.Created); c != 0 {
 		return c
 	}
@@ -83,15 +167,30 @@ func (s *Set) Mesh() *Mesh { return s.mesh }
 func (s *Set) All(k Kind) []*Object { return s.objects[k] }
 
 // Get gives the object with that key, or nil.
-func (s *Set) Get(k Key) *Object { return s.byKey[k] }
+func (s *Set) Get(k Key) *Object {
+	s.index.once.Do(func() {
+		s.index.byKey = make(map[Key]*Object, s.Len())
+		for _, list := range s.objects {
+			for _, o := range list {
+				s.index.byKey[o.Key] = o
+			}
+		}
+	})
+	return s.index.byKey[k]
+}
 
 // Len is the number of objects.
-func (s *Set) Len() int { return len(s.byKey) }
+func (s *Set) Len() int { return len(s.given) }
 
 // VIPs gives the addresses allocated to a service host; ok is false where none were.
 func (s *Set) VIPs(host string) (v VIPs, ok bool) {
 	v, ok = s.vips[strings.ToLower(host)]
 	return v, ok
+}
+
+// SameVIPs tells whether two Sets were made with one and the same map of allocated addresses.
+func (s *Set) SameVIPs(o *Set) bool {
+	return reflect.ValueOf(s.vips).UnsafePointer() == reflect.ValueOf(o.vips).UnsafePointer()
 }
 
 // Refused gives the objects that are not served at all, sorted by key.

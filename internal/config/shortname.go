@@ -1,6 +1,7 @@
 package config
 
 import (
+	"iter"
 	"slices"
 	"strings"
 
@@ -14,16 +15,16 @@ import (
 
 // InCluster gives the Set as istiod has it: every short name completed, whether or not such a Service is known.
 func (s *Set) InCluster() *Set {
-	var objects []*Object
-	for _, list := range s.objects {
-		objects = append(objects, list...)
-	}
-	return newSet(objects, s.vips, s.refused, func(string, string) bool { return true }).WithMesh(s.mesh)
+	return newSet(s.given, s.vips, s.refused, func(string, string) bool { return true }).WithMesh(s.mesh)
 }
 
-// service tells whether the Set has a Kubernetes Service.
-func (s *Set) service(name, namespace string) bool {
-	return s.byKey[Key{Kind: Service, Namespace: namespace, Name: name}] != nil
+// services gives a function that tells whether the Set has a Kubernetes Service.
+func (s *Set) services() func(name, namespace string) bool {
+	known := make(map[Key]bool, len(s.objects[Service]))
+	for _, o := range s.objects[Service] {
+		known[o.Key] = true
+	}
+	return func(name, namespace string) bool { return known[Key{Kind: Service, Namespace: namespace, Name: name}] }
 }
 
 // completer completes the short names in objects of one namespace.
@@ -67,13 +68,17 @@ func (c completer) object(o *Object) *Object {
 		out.Spec = dr
 	case *networking.VirtualService:
 		found := slices.ContainsFunc(spec.Hosts, c.short)
-		destinations(spec, func(d *networking.Destination) { found = found || c.short(d.Host) })
+		for _, d := range Destinations(spec) {
+			found = found || c.short(d.Host)
+		}
 		if !found {
 			return o
 		}
 		vs := proto.CloneOf(spec)
 		vs.Hosts = c.hosts(vs.Hosts)
-		destinations(vs, func(d *networking.Destination) { d.Host = c.host(d.Host) })
+		for _, d := range Destinations(vs) {
+			d.Host = c.host(d.Host)
+		}
 		out.Spec = vs
 	default:
 		return o
@@ -81,30 +86,35 @@ func (c completer) object(o *Object) *Object {
 	return &out
 }
 
-// destinations calls f for every destination of a VirtualService.
-func destinations(vs *networking.VirtualService, f func(*networking.Destination)) {
-	call := func(d *networking.Destination) {
-		if d != nil {
-			f(d)
+// Destinations goes over all destinations of a VirtualService, mirrors too, each with the rule it stands in where that is
+// one for HTTP, else nil.
+func Destinations(vs *networking.VirtualService) iter.Seq2[*networking.HTTPRoute, *networking.Destination] {
+	return func(yield func(*networking.HTTPRoute, *networking.Destination) bool) {
+		for _, r := range vs.Http {
+			ds := []*networking.Destination{r.Mirror}
+			for _, d := range r.Route {
+				ds = append(ds, d.Destination)
+			}
+			for _, m := range r.Mirrors {
+				ds = append(ds, m.Destination)
+			}
+			for _, d := range ds {
+				if d != nil && !yield(r, d) {
+					return
+				}
+			}
 		}
-	}
-	for _, r := range vs.Http {
-		for _, d := range r.Route {
-			call(d.Destination)
+		var relays []*networking.RouteDestination
+		for _, r := range vs.Tcp {
+			relays = append(relays, r.Route...)
 		}
-		call(r.Mirror)
-		for _, m := range r.Mirrors {
-			call(m.Destination)
+		for _, r := range vs.Tls {
+			relays = append(relays, r.Route...)
 		}
-	}
-	for _, r := range vs.Tcp {
-		for _, d := range r.Route {
-			call(d.Destination)
-		}
-	}
-	for _, r := range vs.Tls {
-		for _, d := range r.Route {
-			call(d.Destination)
+		for _, d := range relays {
+			if d.Destination != nil && !yield(nil, d.Destination) {
+				return
+			}
 		}
 	}
 }

@@ -4,23 +4,18 @@ import (
 	"reflect"
 	"slices"
 
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
-	networking "istio.io/api/networking/v1alpha3"
-
 	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/xds"
 )
 
 // Compiler translates one configuration after the other for one node group, and compiles only what depends on what
 // changed: what it gives equals what Translate gives. Objects are told apart by their pointers, so whoever reads files
-// anew keeps the objects that are as they were. It is not safe for concurrent use.
+// anew keeps the objects that are as they were; where only their place changed, config.Object.SameAs tells. It is not safe for concurrent use.
 //
 // It works in two steps. The front (newCompiler) finds the services, rules and routers that count, and what belongs to
 // what. The back compiles units: the clusters of a service, its routes on a port, a VirtualService's own, the listeners.
 // A unit reads services only through compiler.lookup and compiler.read, which note what it read; it is compiled again when
-// one of them is another than it was. The front is made anew too, unless all that changed is inside ServiceEntries and
-// DestinationRules and moves nothing (patch).
+// one of them is another than it was. The front is brought up to date where few objects changed (patch), else made anew.
 type Compiler struct {
 	group    xds.NodeGroup
 	last     *compiler
@@ -67,6 +62,12 @@ type unit struct {
 	issues  []config.Issue
 	filters []filterUse
 }
+
+// loud tells whether there is anything to replay.
+func (u *unit) loud() bool { return len(u.issues)+len(u.filters) > 0 }
+
+// linked tells whether the unit read anything but the service that it is for.
+func (u *unit) linked() bool { return len(u.deps)+len(u.views) > 0 }
 
 // dependency is a host that was looked up and what was there; zero: nothing.
 type dependency struct {
@@ -117,7 +118,7 @@ func (s *service) identityOf() identity {
 	return s.identity
 }
 
-// compile runs f as a unit: what it reads and reports is noted.
+// compile runs f as a unit: what it reads and reports is noted, and reported when the unit is replayed.
 func (c *compiler) compile(of identity, f func()) *unit {
 	u := &unit{of: of}
 	c.unit = u
@@ -129,7 +130,7 @@ func (c *compiler) compile(of identity, f func()) *unit {
 	return u
 }
 
-// replay reports again what a unit reported when it was compiled.
+// replay reports what a unit reported when it was compiled.
 func (c *compiler) replay(u *unit) {
 	for _, i := range u.issues {
 		c.report(i)
@@ -160,6 +161,7 @@ func (c *compiler) read(s *service) {
 func (c *compiler) use(f filterUse) {
 	if c.unit != nil {
 		c.unit.filters = append(c.unit.filters, f)
+		return
 	}
 	if c.filters[f.port] == nil {
 		c.filters[f.port] = map[string]bool{}
@@ -167,23 +169,12 @@ func (c *compiler) use(f filterUse) {
 	c.filters[f.port][f.name] = true
 }
 
-// views calls f for each service of the front, as each egress listener and the clusters see it.
-func (c *compiler) views(f func(*service)) {
-	for _, e := range c.egress {
-		for _, s := range e.services {
-			f(s)
-		}
-	}
-	for _, s := range c.services {
-		f(s)
-	}
-}
-
 // adopt takes over what an earlier run compiled of services that are as they were.
 func (c *compiler) adopt(old *compiler) {
-	if old != nil && old.findSidecar() != c.findSidecar() {
+	if old != nil && !sameObject(old.findSidecar(), c.findSidecar()) {
 		old = nil // what every unit reads
 	}
+	c.moved = old != nil // perhaps
 	if old == nil {
 		old = &compiler{egress: make([]*egress, len(c.egress))}
 		for i := range old.egress {
@@ -219,23 +210,30 @@ func (c *compiler) forget() {
 }
 
 func (c *compiler) adoptService(s, old *service) {
+	if old != nil {
+		s.clusters = old.clusters // if for its messages only
+	}
 	if old == nil || !s.equal(old) {
 		s.identity = identity{c.memo.newID(), c.memo.newID()}
 		return
 	}
-	s.identity, s.clusters, s.routes = old.identity, old.clusters, old.routes
+	s.identity, s.routes = old.identity, old.routes
 }
 
 // equal tells whether two services, and all that is compiled from them, are the same.
 func (s *service) equal(o *service) bool {
-	return s.first == o.first && slices.Equal(s.entries, o.entries) && slices.Equal(s.ports, o.ports) && slices.Equal(s.vips, o.vips) &&
-		s.allocated == o.allocated && slices.Equal(s.routers, o.routers) && slices.Equal(s.inputs, o.inputs) &&
+	return sameObject(s.first, o.first) && sameObjects(s.entries, o.entries) && slices.Equal(s.ports, o.ports) && slices.Equal(s.vips, o.vips) &&
+		s.allocated == o.allocated && sameObjects(s.routers, o.routers) && sameObjects(s.inputs, o.inputs) &&
 		sameRefusal(s.refused, o.refused) && s.rule.equal(o.rule)
 }
 
+func sameObject(a, b *config.Object) bool { return a == b || a != nil && b != nil && a.SameAs(b) }
+
+func sameObjects(a, b []*config.Object) bool { return slices.EqualFunc(a, b, sameObject) }
+
 // equal tells whether two rules were made of the same objects.
 func (r *rule) equal(o *rule) bool {
-	return r == o || r != nil && o != nil && slices.Equal(r.objects, o.objects)
+	return r == o || r != nil && o != nil && sameObjects(r.objects, o.objects)
 }
 
 func sameRefusal(a, b *config.Refusal) bool {
@@ -258,156 +256,4 @@ func (c *compiler) inputsOf(s *service) []*config.Object {
 		}
 	}
 	return out
-}
-
-// replaced is an object that another version took the place of.
-type replaced struct{ old, new *config.Object }
-
-// maxPatch is how many changed objects are looked for one by one; with more the front is made anew.
-const maxPatch = 16
-
-// patch brings the front up to date where no object came or went and none of the changed ones moves anything: no host,
-// port, address or export is another. It tells whether it could.
-func (c *compiler) patch(set *config.Set) bool {
-	old := c.set
-	if old.Mesh() != set.Mesh() || !reflect.DeepEqual(old.Refused(), set.Refused()) {
-		return false
-	}
-	for _, k := range []config.Kind{config.Service, config.VirtualService, config.Sidecar} {
-		if !slices.Equal(old.All(k), set.All(k)) {
-			return false
-		}
-	}
-	entries, ok := changes(old.All(config.ServiceEntry), set.All(config.ServiceEntry), sameShape)
-	if !ok {
-		return false
-	}
-	rules, ok := changes(old.All(config.DestinationRule), set.All(config.DestinationRule), sameTarget)
-	if !ok {
-		return false
-	}
-	for _, s := range c.candidates {
-		if v, _ := set.VIPs(s.host); s.allocates && v != s.given {
-			return false
-		}
-	}
-	moved := false
-	for _, k := range []config.Kind{config.WorkloadEntry, config.EndpointSlice, config.Node} {
-		moved = moved || !slices.Equal(old.All(k), set.All(k))
-	}
-	c.set, c.kube = set, nil
-	for _, r := range entries {
-		c.replaceEntry(r)
-	}
-	for _, r := range rules {
-		c.replaceRule(r)
-	}
-	if moved || len(entries) > 0 {
-		c.renewInputs()
-	}
-	return true
-}
-
-// changes pairs the objects of two lists that differ; ok is false where more than versions of objects do, or too much.
-func changes(old, now []*config.Object, same func(a, b *config.Object) bool) (out []replaced, ok bool) {
-	if len(old) != len(now) {
-		return nil, false
-	}
-	for i, o := range old {
-		n := now[i]
-		if o == n {
-			continue
-		}
-		if o.Key != n.Key || !o.Created.Equal(n.Created) || len(out) == maxPatch || !same(o, n) {
-			return nil, false
-		}
-		out = append(out, replaced{o, n})
-	}
-	return out, true
-}
-
-// sameShape tells whether two versions of a ServiceEntry are the same to the front.
-func sameShape(a, b *config.Object) bool {
-	x, y := entryOf(a).ProtoReflect(), entryOf(b).ProtoReflect()
-	for _, name := range []protoreflect.Name{"hosts", "addresses", "ports", "export_to"} {
-		fd := x.Descriptor().Fields().ByName(name)
-		if !x.Get(fd).Equal(y.Get(fd)) {
-			return false
-		}
-	}
-	return true
-}
-
-// sameGist tells whether two versions of a ServiceEntry differ in their endpoints only.
-func sameGist(a, b *config.Object) bool {
-	if !reflect.DeepEqual(a.Labels, b.Labels) || !reflect.DeepEqual(a.Annotations, b.Annotations) {
-		return false
-	}
-	x, y := entryOf(a).ProtoReflect(), entryOf(b).ProtoReflect()
-	fields := x.Descriptor().Fields()
-	for i := range fields.Len() {
-		fd := fields.Get(i)
-		if fd.Name() != "endpoints" && (x.Has(fd) != y.Has(fd) || !x.Get(fd).Equal(y.Get(fd))) {
-			return false
-		}
-	}
-	return true
-}
-
-// sameTarget tells whether two versions of a DestinationRule are found by the same services.
-func sameTarget(a, b *config.Object) bool {
-	x, y := ruleOf(a), ruleOf(b)
-	return x.Host == y.Host && slices.Equal(x.ExportTo, y.ExportTo) && proto.Equal(x.WorkloadSelector, y.WorkloadSelector)
-}
-
-// replaceEntry puts a new version of a ServiceEntry into every service made of it.
-func (c *compiler) replaceEntry(r replaced) {
-	gist := sameGist(r.old, r.new)
-	replace := func(s *service) {
-		i := slices.Index(s.entries, r.old)
-		if i < 0 {
-			return
-		}
-		s.entries = slices.Clone(s.entries)
-		s.entries[i] = r.new
-		if s.first == r.old {
-			s.first, s.spec = r.new, r.new.Spec.(*networking.ServiceEntry)
-		}
-		s.id = c.memo.newID()
-		if !gist {
-			s.gist = c.memo.newID()
-		}
-	}
-	c.views(replace)
-	for _, s := range c.candidates { // clusters' views are copies
-		replace(s)
-	}
-}
-
-// replaceRule puts a new version of a DestinationRule into the rules made of it.
-func (c *compiler) replaceRule(r replaced) {
-	made := map[*rule]bool{}
-	c.views(func(s *service) {
-		if s.rule == nil {
-			return
-		}
-		if i := slices.Index(s.rule.objects, r.old); i >= 0 {
-			objects := slices.Clone(s.rule.objects)
-			objects[i] = r.new
-			made[s.rule] = true
-			s.rule.remake(objects)
-		}
-		if made[s.rule] {
-			s.identity = identity{c.memo.newID(), c.memo.newID()}
-		}
-	})
-}
-
-// renewInputs looks anew for the objects that endpoints come from.
-func (c *compiler) renewInputs() {
-	for _, s := range c.services {
-		if in := c.inputsOf(s); !slices.Equal(in, s.inputs) {
-			s.inputs, s.id = in, c.memo.newID()
-		}
-	}
 }

@@ -50,10 +50,9 @@ func (c *compiler) merged(o *config.Object) *config.Object {
 				d.delegates[k] = c.set.Get(k)
 			}
 		}
-	} else {
-		for _, i := range d.issues {
-			c.report(i)
-		}
+	}
+	for _, i := range d.issues {
+		c.report(i)
 	}
 	c.delegations[o] = d
 	return d.merged
@@ -95,7 +94,7 @@ func (c *compiler) withDelegates(o *config.Object) *config.Object {
 func (c *compiler) delegateRules(o *config.Object, index int, root *networking.HTTPRoute) []*networking.HTTPRoute {
 	key := delegateKey(o, root.Delegate)
 	field := func(what string) []*networking.HTTPRoute {
-		c.report(config.Warningf(o, CodeNoDelegate, fmt.Sprintf("spec.http[%d].delegate", index), "%s %s, so the rule leads nowhere and is left out", key, what))
+		c.warn(o, CodeNoDelegate, fmt.Sprintf("spec.http[%d].delegate", index), "%s %s, so the rule leads nowhere and is left out", key, what)
 		return nil
 	}
 	d := c.set.Get(key)

@@ -80,8 +80,8 @@ func (c *compiler) rewritesHost(s *service, port servicePort, sub *subset) bool 
 		case HostPreserve, HostEndpoint:
 			return v == HostEndpoint
 		default:
-			c.report(config.Warningf(o, CodeBadAnnotation, "metadata.annotations",
-				"%s: %q is neither %q nor %q, and is ignored", AnnotationHostRewrite, v, HostPreserve, HostEndpoint))
+			c.warn(o, CodeBadAnnotation, "metadata.annotations",
+				"%s: %q is neither %q nor %q, and is ignored", AnnotationHostRewrite, v, HostPreserve, HostEndpoint)
 		}
 	}
 	cc := &clusterContext{service: s, port: port, subset: sub, policy: c.policyFor(s.rule, port.number, sub)}
@@ -212,14 +212,14 @@ func (c *compiler) blocked(s *service, p policy) string {
 		return ""
 	case originates(p.tls) && p.tls.CredentialName != "":
 		at := p.at["tls"]
-		c.report(config.Warningf(at.Object, CodeCredential, at.Field+".credentialName",
-			"secret %q can't be read outside Kubernetes, so %s answers 503; name files in caCertificates, clientCertificate and privateKey", p.tls.CredentialName, s.host))
-		return at.Object.Key.String() + " at " + at.String() + " takes its certificates from a Kubernetes secret, which can't be read here"
+		c.warn(at.Object, CodeCredential, at.Field+".credentialName",
+			"secret %q can't be read outside Kubernetes, so %s answers 503; name files in caCertificates, clientCertificate and privateKey", p.tls.CredentialName, s.host)
+		return at.Object.Key.String() + " at " + c.current(at.Object).At(at.Field).String() + " takes its certificates from a Kubernetes secret, which can't be read here"
 	case p.tls.GetMode() == networking.ClientTLSSettings_ISTIO_MUTUAL:
 		at := p.at["tls"]
-		c.report(config.Warningf(at.Object, CodeCredential, at.Field+".mode",
-			"ISTIO_MUTUAL needs a mesh's certificates, so %s answers 503; use SIMPLE or MUTUAL", s.host))
-		return at.Object.Key.String() + " at " + at.String() + " asks for a mesh's own certificates, which do not exist here"
+		c.warn(at.Object, CodeCredential, at.Field+".mode",
+			"ISTIO_MUTUAL needs a mesh's certificates, so %s answers 503; use SIMPLE or MUTUAL", s.host)
+		return at.Object.Key.String() + " at " + c.current(at.Object).At(at.Field).String() + " asks for a mesh's own certificates, which do not exist here"
 	}
 	return ""
 }

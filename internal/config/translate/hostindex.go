@@ -44,6 +44,19 @@ func (x *hostIndex) sort() {
 	})
 }
 
+// replace puts another version of an object in the place of every one with its key.
+func (x *hostIndex) replace(host string, o *config.Object) {
+	list := x.exact[resolveHost(host)]
+	if isWildcard(host) {
+		list = x.wildcards
+	}
+	for i := range list {
+		if list[i].object.Key == o.Key {
+			list[i].object = o
+		}
+	}
+}
+
 // covering gives what stands under hosts that cover this one, most specific host first, equal hosts in the order they were
 // added.
 func (x *hostIndex) covering(host string) []indexed {

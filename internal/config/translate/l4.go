@@ -259,7 +259,7 @@ func tunnelling(tn *networking.TrafficPolicy_TunnelSettings) *tcpv3.TcpProxy_Tun
 // unreachable tells that no connection can be recognised as meant for a TCP host without addresses.
 func (c *compiler) unreachable(s *service, p servicePort) {
 	c.read(s)
-	c.report(config.Warningf(s.first, CodeUnreachableHost, "spec.addresses",
+	c.warn(s.first, CodeUnreachableHost, "spec.addresses",
 		"port %d of %s carries no host name and the host has no address here, so no connection can be known as meant for it; state `addresses`, or let detour allocate one (resolution other than NONE, in run and proxy)",
-		p.number, s.host))
+		p.number, s.host)
 }

@@ -21,7 +21,6 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/xds"
 )
 
@@ -290,9 +289,9 @@ func (pl *listenerPlan) has(ch *chainPlan) bool {
 // conflict tells that a service does not get a port because another has all of it.
 func (b *listenerBuilder) conflict(s *service, p servicePort, holder *service) {
 	b.c.read(s)
-	b.c.report(config.Warningf(s.first, CodePortConflict, "spec.ports",
+	b.c.warn(s.first, CodePortConflict, "spec.ports",
 		"port %d of %s can't be told from the same port of %s, which comes first; give one of the two another address",
-		p.number, s.host, holder.host))
+		p.number, s.host, holder.host)
 }
 
 // chain makes a filter chain; a nil match takes everything.

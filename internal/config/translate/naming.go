@@ -82,19 +82,54 @@ func exportedTo(exportTo, byDefault []string, ns, to string) bool {
 	})
 }
 
+// namesAfter gives the names, those of the run before but for what changed. A Service's short names depend on what else is
+// declared, so where there are any all are made anew.
+func (c *compiler) namesAfter(out *output) {
+	before := c.before
+	if before.made == c && len(c.entered) == 0 {
+		out.names, out.namesSum = before.names, before.namesSum
+		return
+	}
+	if before.made != c || len(c.set.All(config.Service)) > 0 {
+		out.names = c.names()
+	} else {
+		out.names = append(make([]xds.Name, 0, len(before.names)+len(c.entered)), before.names...)
+		for h := range c.dirty {
+			i, found := slices.BinarySearchFunc(out.names, h, func(n xds.Name, h string) int { return strings.Compare(n.Host, h) })
+			if found {
+				out.names = slices.Delete(out.names, i, i+1)
+			}
+			if s := c.byHost[h]; s != nil && s.named() {
+				out.names = slices.Insert(out.names, i, xds.Name{Host: h, Addrs: s.singles()})
+			}
+		}
+	}
+	out.namesSum = xds.SumOfNames(out.names)
+}
+
+// singles gives the single addresses of a service.
+func (s *service) singles() (out []netip.Addr) {
+	for _, p := range s.vips {
+		if p.IsSingleIP() {
+			out = append(out, p.Addr())
+		}
+	}
+	return out
+}
+
+// named tells whether the DNS proxy answers for a service.
+func (s *service) named() bool {
+	return !isWildcard(s.host) && slices.ContainsFunc(s.vips, netip.Prefix.IsSingleIP)
+}
+
 // names is what the DNS proxy answers from: every host that has addresses of its own.
 func (c *compiler) names() []xds.Name {
 	var out []xds.Name
 	for _, s := range c.services {
-		var addrs []netip.Addr
-		for _, p := range s.vips {
-			if p.IsSingleIP() {
-				addrs = append(addrs, p.Addr())
-			}
-		}
-		if len(addrs) == 0 || isWildcard(s.host) {
+		if !s.named() {
 			continue
 		}
+		addrs := s.singles()
 		out = append(out, xds.Name{Host: s.host, Addrs: addrs})
 		if s.kubernetes() {
 			for _, h := range c.shortNames(s.first) {

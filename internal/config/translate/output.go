@@ -41,39 +41,63 @@ type routeUnit struct {
 
 // output is what a run gave, for the next one to take from.
 type output struct {
+	made        *compiler // whose front it follows; nil: there was no run
 	clusters    sorted[*clusterv3.Cluster]
 	assignments sorted[*endpointv3.ClusterLoadAssignment]
+	loud        int // services whose clusters report anything
 	listeners   listenerUnit
 	tables      map[string]*hostTable // by name of the route configuration
 	names       []xds.Name
 	namesSum    xds.Sum
-	made        *compiler // whose names they are
 }
 
-// sorted is a list of resources in the order they were made, and the order of their names.
+// sorted is the resources of one kind by name. A snapshot has the slices, so they are never changed.
 type sorted[M proto.Message] struct {
-	names []string
-	order []int
+	list []M
+	sums []xds.Sum
 }
 
-// put sorts resources by name. Where the names are those of the run before, so is their order.
-func (s *sorted[M]) put(before sorted[M], list []resource[M]) (ms []M, sums []xds.Sum) {
-	same := len(list) == len(before.names)
-	for i := 0; same && i < len(list); i++ {
-		same = list[i].name == before.names[i]
+func sortedOf[M proto.Message](all []resource[M]) sorted[M] {
+	slices.SortStableFunc(all, func(a, b resource[M]) int { return strings.Compare(a.name, b.name) })
+	out := sorted[M]{make([]M, len(all)), make([]xds.Sum, len(all))}
+	for i := range all {
+		out.list[i], out.sums[i] = all[i].m, all[i].sum
 	}
-	if *s = before; !same {
-		s.names, s.order = make([]string, len(list)), make([]int, len(list))
-		for i := range list {
-			s.names[i], s.order[i] = list[i].name, i
+	return out
+}
+
+// swap is resources that came in the place of others.
+type swap[M proto.Message] struct{ old, now []resource[M] }
+
+// with gives the list after swaps.
+func (s sorted[M]) with(swaps []swap[M], name func(M) string) sorted[M] {
+	if len(swaps) == 0 {
+		return s
+	}
+	room := len(s.list)
+	for _, w := range swaps {
+		room += len(w.now)
+	}
+	out := sorted[M]{append(make([]M, 0, room), s.list...), append(make([]xds.Sum, 0, room), s.sums...)}
+	for _, w := range swaps {
+		for _, r := range w.old {
+			if i, found := out.find(r.name, name); found && !slices.ContainsFunc(w.now, func(n resource[M]) bool { return n.name == r.name }) {
+				out.list, out.sums = slices.Delete(out.list, i, i+1), slices.Delete(out.sums, i, i+1)
+			}
 		}
-		slices.SortStableFunc(s.order, func(a, b int) int { return strings.Compare(s.names[a], s.names[b]) })
+		for _, r := range w.now {
+			i, found := out.find(r.name, name)
+			if !found {
+				out.list, out.sums = slices.Insert(out.list, i, r.m), slices.Insert(out.sums, i, r.sum)
+			}
+			out.list[i], out.sums[i] = r.m, r.sum
+		}
 	}
-	ms, sums = make([]M, len(list)), make([]xds.Sum, len(list))
-	for at, i := range s.order {
-		ms[at], sums[at] = list[i].m, list[i].sum
-	}
-	return ms, sums
+	return out
+}
+
+func (s sorted[M]) find(name string, of func(M) string) (int, bool) {
+	return slices.BinarySearchFunc(s.list, name, func(m M, name string) int { return strings.Compare(of(m), name) })
 }
 
 // snapshot runs the back: it compiles the units that are not valid any more and puts all together.
@@ -82,17 +106,37 @@ func (c *compiler) snapshot() (*xds.Snapshot, []config.Issue) {
 	for _, i := range c.issues {
 		c.reported[i] = true
 	}
-	snap, out, sums := &xds.Snapshot{RegistryOnly: c.mesh.registryOnly, Undeclared: c.undeclaredElsewhere()}, &output{tables: map[string]*hostTable{}, made: c}, &xds.Sums{}
 	if c.before == nil {
 		c.before = &output{}
 	}
+	snap, out, sums := &xds.Snapshot{RegistryOnly: c.mesh.registryOnly, Undeclared: c.undeclaredElsewhere()}, &output{tables: map[string]*hostTable{}, made: c}, &xds.Sums{}
+	if c.before.made == c {
+		c.clustersAfter(out)
+	} else {
+		c.allClusters(out)
+	}
+	snap.Clusters, sums.Clusters = out.clusters.list, out.clusters.sums
+	snap.Endpoints, sums.Endpoints = out.assignments.list, out.assignments.sums
+	snap.Routes, sums.Routes = c.routeConfigs(out)
+	snap.Listeners, sums.Listeners = c.listenersAfter(out) // after the routes, which tell the filters they need
+	c.namesAfter(out)
+	snap.Names, sums.Names = out.names, out.namesSum
+	snap.Version = snap.HashOf(sums)
+	c.before, c.pending = out, pending{}
+	return snap, c.issues
+}
+
+// allClusters makes the clusters of a new front.
+func (c *compiler) allClusters(out *output) {
 	clusters := make([]resource[*clusterv3.Cluster], 0, len(c.services)+2)
 	assignments := make([]resource[*endpointv3.ClusterLoadAssignment], 0, len(c.services))
 	for _, s := range c.services {
-		if u := s.clusters; u != nil && u.of.id == s.id { // a unit of its own service and nothing else
-			c.replay(u.unit)
-		} else {
+		if !s.clusters.valid(c, s) {
 			s.clusters = c.compileClusters(s)
+		}
+		if s.clusters.loud() {
+			out.loud++
+			c.replay(s.clusters.unit)
 		}
 		clusters = append(clusters, s.clusters.clusters...)
 		assignments = append(assignments, s.clusters.assignments...)
@@ -100,21 +144,56 @@ func (c *compiler) snapshot() (*xds.Snapshot, []config.Issue) {
 	if c.own == nil {
 		c.own = []resource[*clusterv3.Cluster]{newResource(blackHoleName, c.blackHoleCluster()), newResource(passthroughName, c.passthroughCluster())}
 	}
-	clusters = append(clusters, c.own...)
-	snap.Clusters, sums.Clusters = out.clusters.put(c.before.clusters, clusters)
-	snap.Endpoints, sums.Endpoints = out.assignments.put(c.before.assignments, assignments)
-	snap.Routes, sums.Routes = c.routeConfigs(out)
-	snap.Listeners, sums.Listeners = c.listenersAfter(out) // after the routes, which tell the filters they need
-	if out.names, out.namesSum = c.before.names, c.before.namesSum; c.before.made != c {
-		out.names = c.names()
-		out.namesSum = xds.SumOfNames(out.names)
-	}
-	snap.Names, sums.Names = out.names, out.namesSum
-	snap.Version = snap.HashOf(sums)
-	c.before = out
-	return snap, c.issues
+	out.clusters, out.assignments = sortedOf(append(clusters, c.own...)), sortedOf(assignments)
 }
 
+// valid tells whether the clusters of a service need no compilation: they are made from it and nothing else.
+func (u *clusterUnit) valid(c *compiler, s *service) bool {
+	return u != nil && u.of.id == s.id && !(c.moved && u.loud())
+}
+
+// clustersAfter brings the clusters of the run before up to date.
+func (c *compiler) clustersAfter(out *output) {
+	before := c.before
+	out.loud = before.loud
+	var clusters []swap[*clusterv3.Cluster]
+	var assignments []swap[*endpointv3.ClusterLoadAssignment]
+	put := func(old, now *clusterUnit) {
+		if old == nil {
+			old = &clusterUnit{unit: &unit{}}
+		}
+		clusters = append(clusters, swap[*clusterv3.Cluster]{old.clusters, now.clusters})
+		assignments = append(assignments, swap[*endpointv3.ClusterLoadAssignment]{old.assignments, now.assignments})
+		for u, n := range map[*unit]int{old.unit: -1, now.unit: 1} {
+			if u.loud() {
+				out.loud += n
+			}
+		}
+	}
+	for _, u := range c.gone {
+		put(u, &clusterUnit{unit: &unit{}})
+	}
+	for h := range c.dirty {
+		if s := c.byHost[h]; s != nil && !s.clusters.valid(c, s) {
+			old := s.clusters
+			s.clusters = c.compileClusters(s)
+			put(old, s.clusters)
+		}
+	}
+	for i := 0; out.loud > 0 && i < len(c.services); i++ {
+		s := c.services[i]
+		if !s.clusters.valid(c, s) { // what it reported may stand elsewhere
+			old := s.clusters
+			s.clusters = c.compileClusters(s)
+			put(old, s.clusters)
+		}
+		c.replay(s.clusters.unit)
+	}
+	out.clusters = before.clusters.with(clusters, (*clusterv3.Cluster).GetName)
+	out.assignments = before.assignments.with(assignments, (*endpointv3.ClusterLoadAssignment).GetClusterName)
+}
+
+// compileClusters makes the clusters of a service. Of those that are as they were the old message stays.
 func (c *compiler) compileClusters(s *service) *clusterUnit {
 	out := &clusterUnit{}
 	out.unit = c.compile(s.identity, func() {
@@ -126,14 +205,28 @@ func (c *compiler) compileClusters(s *service) *clusterUnit {
 			out.assignments = append(out.assignments, newResource(m.ClusterName, m))
 		}
 	})
+	if old := s.clusters; old != nil {
+		keep(out.clusters, old.clusters)
+		keep(out.assignments, old.assignments)
+	}
 	return out
+}
+
+// keep puts the old messages in the place of new ones that are the same.
+func keep[M proto.Message](now, old []resource[M]) {
+	for i := range now {
+		for j := range old {
+			if old[j].name == now[i].name && old[j].sum == now[i].sum {
+				now[i] = old[j]
+			}
+		}
+	}
 }
 
 // routesOf gives the routes of a service on a port.
 func (c *compiler) routesOf(s *service, p servicePort) *routeUnit {
 	i := slices.IndexFunc(s.routes, func(u *routeUnit) bool { return u.port == p })
-	if i >= 0 && s.routes[i].valid(c, s.identity) {
-		c.replay(s.routes[i].unit)
+	if i >= 0 && s.routes[i].valid(c, s.identity) && !(c.moved && s.routes[i].loud()) {
 		return s.routes[i]
 	}
 	u := &routeUnit{port: p}
@@ -156,8 +249,7 @@ type routedKey struct {
 // routedRoutes gives the routes of a VirtualService on a port.
 func (c *compiler) routedRoutes(k routedKey) *routeUnit {
 	u := c.routed[k]
-	if u.validRouted(c) {
-		c.replay(u.unit)
+	if u != nil && u.valid(c, identity{}) && !(c.moved && u.loud()) {
 		return u
 	}
 	u = &routeUnit{port: k.port}
@@ -169,12 +261,9 @@ func (c *compiler) routedRoutes(k routedKey) *routeUnit {
 	return u
 }
 
-func (u *routeUnit) validRouted(c *compiler) bool { return u != nil && u.valid(c, identity{}) }
-
 // listenerUnit is all listeners.
 type listenerUnit struct {
 	*unit
-	made    *compiler // whose front they follow
 	filters map[uint32]map[string]bool
 	list    []*listenerv3.Listener
 	sums    []xds.Sum
@@ -183,13 +272,14 @@ type listenerUnit struct {
 // listenersAfter makes the listeners unless they are as before. Of those that are made anew and equal, the old one stays.
 func (c *compiler) listenersAfter(out *output) ([]*listenerv3.Listener, []xds.Sum) {
 	before := c.before.listeners
-	if before.made == c && before.valid(c, identity{}) && sameFilters(before.filters, c.filters) {
+	if c.before.made == c && !c.replan && before.valid(c, identity{}) && !(c.moved && before.loud()) && sameFilters(before.filters, c.filters) {
 		c.replay(before.unit)
 		out.listeners = before
 		return before.list, before.sums
 	}
-	l := listenerUnit{made: c, filters: c.filters}
+	l := listenerUnit{filters: c.filters}
 	l.unit = c.compile(identity{}, func() { l.list = c.listeners() })
+	c.replay(l.unit)
 	known := map[string]int{}
 	for i, m := range before.list {
 		known[m.Name] = i

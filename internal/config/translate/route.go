@@ -37,6 +37,9 @@ func (c *compiler) routeConfigs(to *output) ([]*routev3.RouteConfiguration, []xd
 				out = append(out, resource[*routev3.RouteConfiguration]{name, c.finish(t, name), t.sum})
 			}
 		}
+		if !e.detects() {
+			continue
+		}
 		for _, s := range e.services {
 			for _, p := range s.ports {
 				if p.protocol != sniffed || e.port != nil || !c.ownListener(s) {
@@ -50,8 +53,8 @@ func (c *compiler) routeConfigs(to *output) ([]*routev3.RouteConfiguration, []xd
 			}
 		}
 	}
-	var order sorted[*routev3.RouteConfiguration]
-	return order.put(order, out)
+	all := sortedOf(out)
+	return all.list, all.sums
 }
 
 func routeConfig(name string, hosts []*routev3.VirtualHost) *routev3.RouteConfiguration {
@@ -90,14 +93,24 @@ func (e *egress) httpPorts() []uint32 {
 		}
 		return nil
 	}
-	ports := map[uint32]bool{}
-	for _, s := range e.services {
-		for _, p := range s.ports {
-			ports[p.number] = ports[p.number] || p.protocol.http()
+	var out []uint32
+	for n, u := range e.uses {
+		if u.plain+u.detect > 0 {
+			out = append(out, n)
 		}
 	}
-	maps.DeleteFunc(ports, func(_ uint32, http bool) bool { return !http })
-	return slices.Sorted(maps.Keys(ports))
+	slices.Sort(out)
+	return out
+}
+
+// detects tells whether a service has a port without a declared protocol.
+func (e *egress) detects() bool {
+	for _, u := range e.uses {
+		if u.detect > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // hostBuilder makes the virtual hosts of one port of one egress listener.
@@ -106,7 +119,6 @@ type hostBuilder struct {
 	e        *egress
 	port     uint32 // 0: every port, for a generic HTTP proxy or a unix socket
 	declared map[string]*service
-	taken    map[string]bool // domains: Envoy refuses a route configuration in which one occurs twice
 	named    map[string]bool // names of virtual hosts
 	out      *hostTable
 }
@@ -116,7 +128,7 @@ func (c *compiler) virtualHosts(e *egress, port uint32) *hostTable {
 	if e.proxied {
 		port = 0
 	}
-	b := &hostBuilder{c: c, e: e, port: port, declared: map[string]*service{}, taken: map[string]bool{}, named: map[string]bool{}, out: &hostTable{made: c}}
+	b := &hostBuilder{c: c, e: e, port: port, declared: map[string]*service{}, named: map[string]bool{}, out: &hostTable{made: c, taken: map[string]bool{}}}
 	var services []*service
 	for _, s := range e.services {
 		if _, ok := s.port(port); ok || port == 0 {
@@ -128,7 +140,7 @@ func (c *compiler) virtualHosts(e *egress, port uint32) *hostTable {
 		b.routed(o, services)
 	}
 	for _, s := range services {
-		for _, p := range b.ports(s) {
+		for _, p := range s.requestPorts(port) {
 			b.add(s.host, s, b.step(step{service: s, port: p}))
 		}
 	}
@@ -138,52 +150,59 @@ func (c *compiler) virtualHosts(e *egress, port uint32) *hostTable {
 
 // step compiles routes and gives their place among the table's steps.
 func (b *hostBuilder) step(s step) int {
-	s.unit = b.c.run(s)
+	s.set(b.c.run(s))
+	b.c.replay(s.unit.unit)
 	b.out.steps = append(b.out.steps, s)
 	return len(b.out.steps) - 1
 }
 
-// ports gives the HTTP ports of a service that this configuration is for.
-func (b *hostBuilder) ports(s *service) []servicePort {
+// requestPorts gives the HTTP ports of a service that a configuration for a port is for; 0 stands for every port.
+func (s *service) requestPorts(port uint32) []servicePort {
 	var out []servicePort
 	for _, p := range s.ports {
-		if p.protocol.http() && (b.port == 0 || p.number == b.port) {
+		if p.protocol.http() && (port == 0 || p.number == port) {
 			out = append(out, p)
 		}
 	}
 	return out
 }
 
-// routed makes the virtual hosts of names that a VirtualService routes and nobody declares on this port: where it routes a
-// declared service of the port too, and on port 80 always (istiod: buildSidecarVirtualHostsForVirtualService).
+// routed makes the virtual hosts of names that a VirtualService routes and nobody declares on this port.
 func (b *hostBuilder) routed(o *config.Object, services []*service) {
-	vs := virtualServiceOf(o)
-	ports := map[uint32]bool{}
-	var undeclared []string
-	for _, h := range vs.Hosts {
-		h = resolveHost(h)
-		declared := b.declaredUnder(h, services)
-		for _, s := range declared {
-			for _, p := range b.ports(s) {
-				ports[p.number] = ports[p.number] || slices.Contains(s.routers, o)
-			}
-		}
-		if len(declared) == 0 && h != "*" {
-			undeclared = append(undeclared, h)
-		}
-	}
-	maps.DeleteFunc(ports, func(_ uint32, routes bool) bool { return !routes })
-	if len(ports) == 0 && b.port == 80 {
-		ports[80] = true
-	}
-	for _, n := range slices.Sorted(maps.Keys(ports)) {
+	ports, hosts := b.c.routedHosts(o, b.port, func(h string) []*service { return b.declaredUnder(h, services) })
+	for _, n := range ports {
 		at := b.step(step{router: o, port: servicePort{number: n}})
 		if len(b.out.steps[at].unit.routes) > 0 {
-			for _, h := range undeclared {
+			for _, h := range hosts {
 				b.add(h, nil, at)
 			}
 		}
 	}
+}
+
+// routedHosts gives the names that a VirtualService routes and nobody declares on a port (0: every port), and the ports
+// that they are routed on: those on which it routes a declared service too, and on port 80 always (istiod:
+// buildSidecarVirtualHostsForVirtualService). under gives the declared services that a name stands for.
+func (c *compiler) routedHosts(o *config.Object, port uint32, under func(string) []*service) (numbers []uint32, hosts []string) {
+	ports := map[uint32]bool{}
+	for _, h := range virtualServiceOf(o).Hosts {
+		h = resolveHost(h)
+		declared := under(h)
+		for _, s := range declared {
+			routes := slices.ContainsFunc(s.routers, func(r *config.Object) bool { return r.Key == o.Key })
+			for _, p := range s.requestPorts(port) {
+				ports[p.number] = ports[p.number] || routes
+			}
+		}
+		if len(declared) == 0 && h != "*" {
+			hosts = append(hosts, h)
+		}
+	}
+	maps.DeleteFunc(ports, func(_ uint32, routes bool) bool { return !routes })
+	if len(ports) == 0 && port == 80 {
+		ports[80] = true
+	}
+	return slices.Sorted(maps.Keys(ports)), hosts
 }
 
 // routers gives the VirtualServices that can route anything here: all of them on port 80, else those of its services.
@@ -195,7 +214,7 @@ func (b *hostBuilder) routers(services []*service) []*config.Object {
 	for _, s := range services {
 		out = append(out, s.routers...)
 	}
-	slices.SortFunc(out, func(x, y *config.Object) int { return cmp.Compare(b.e.order[x], b.e.order[y]) })
+	slices.SortFunc(out, func(x, y *config.Object) int { return cmp.Compare(b.e.order[x.Key], b.e.order[y.Key]) })
 	return slices.Compact(out)
 }
 
@@ -224,14 +243,17 @@ func (b *hostBuilder) add(host string, s *service, at int) {
 		IncludeRequestAttemptCount: b.c.group.CompatIstio,
 	}
 	if b.named[vh.Name] {
+		b.out.contested = true
 		return
 	}
 	b.named[vh.Name] = true
 	for _, d := range b.domains(host, s, port.number) {
-		if !b.taken[d] {
-			b.taken[d] = true
-			vh.Domains = append(vh.Domains, d)
+		if b.out.taken[d] {
+			b.out.contested = true
+			continue
 		}
+		b.out.taken[d] = true
+		vh.Domains = append(vh.Domains, d)
 	}
 	if len(vh.Domains) > 0 {
 		b.out.slots = append(b.out.slots, slot{step: at, vh: vh})

@@ -70,14 +70,6 @@ func (r *rule) add(o *config.Object, dr *networking.DestinationRule) {
 	}
 }
 
-// remake makes the rule of other versions of its objects.
-func (r *rule) remake(objects []*config.Object) {
-	*r = rule{from: objects[0], host: r.host, exportTo: r.exportTo, selector: r.selector}
-	for _, o := range objects {
-		r.add(o, ruleOf(o))
-	}
-}
-
 // policy is what applies to one cluster after all levels were put together.
 type policy struct {
 	pool     *networking.ConnectionPoolSettings

@@ -15,9 +15,10 @@ import (
 
 // ruleIndex holds the DestinationRules of a configuration, by namespace and host.
 type ruleIndex struct {
-	local    map[string]*ruleHosts // by namespace: for callers in it
-	exported map[string]*ruleHosts // by namespace: for others
-	private  *ruleHosts            // of the root namespace, for callers in it
+	objects  map[string][]*config.Object // all of them by host, resolved, in the order they are merged
+	local    map[string]*ruleHosts       // by namespace: for callers in it
+	exported map[string]*ruleHosts       // by namespace: for others
+	private  *ruleHosts                  // of the root namespace, for callers in it
 }
 
 // ruleHosts holds the rules of one namespace by host.
@@ -27,21 +28,54 @@ type ruleHosts struct {
 }
 
 func newRuleIndex(set *config.Set, m mesh) ruleIndex {
-	x := ruleIndex{local: map[string]*ruleHosts{}, exported: map[string]*ruleHosts{}, private: newRuleHosts()}
-	objects := slices.Clone(set.All(config.DestinationRule))
-	slices.SortStableFunc(objects, func(a, b *config.Object) int {
-		selects := func(o *config.Object) int {
-			if ruleOf(o).WorkloadSelector != nil {
-				return 0
-			}
-			return 1
+	x := ruleIndex{objects: map[string][]*config.Object{}, local: map[string]*ruleHosts{}, exported: map[string]*ruleHosts{}, private: newRuleHosts()}
+	for _, o := range set.All(config.DestinationRule) {
+		host := resolveHost(ruleOf(o).Host)
+		x.objects[host] = append(x.objects[host], o)
+	}
+	for _, list := range x.objects { // rules for different hosts have nothing to do with each other
+		slices.SortStableFunc(list, mergeOrder)
+		for _, o := range list {
+			x.add(o, m)
 		}
-		return cmp.Or(cmp.Compare(selects(a), selects(b)), a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Namespace, b.Namespace))
-	})
-	for _, o := range objects {
-		x.add(o, m)
 	}
 	return x
+}
+
+// mergeOrder is the order in which rules for one host are merged.
+func mergeOrder(a, b *config.Object) int {
+	selects := func(o *config.Object) int {
+		if ruleOf(o).WorkloadSelector != nil {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(selects(a), selects(b)), a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Namespace, b.Namespace))
+}
+
+// change takes a rule out and puts another in its place, under one host; either may be nil. All rules for that host are
+// merged anew.
+func (x *ruleIndex) change(host string, old, now *config.Object, m mesh) {
+	list := x.objects[host]
+	for _, o := range list {
+		for _, h := range []*ruleHosts{x.local[o.Namespace], x.exported[o.Namespace], x.private} {
+			if h != nil {
+				delete(h.exact, host)
+				delete(h.wildcard, host)
+			}
+		}
+	}
+	list = slices.DeleteFunc(slices.Clone(list), func(o *config.Object) bool { return old != nil && o.Key == old.Key })
+	if now != nil {
+		list = append(list, now)
+		slices.SortStableFunc(list, mergeOrder)
+	}
+	if x.objects[host] = list; len(list) == 0 {
+		delete(x.objects, host)
+	}
+	for _, o := range list {
+		x.add(o, m)
+	}
 }
 
 func newRuleHosts() *ruleHosts {

@@ -24,9 +24,39 @@ type egress struct {
 	bound    bool         // the listener has a socket of its own (captureMode NONE)
 	services []*service   // as seen here: with the ports and routers that this listener imports
 	byHost   map[string]*service
-	routers  []*config.Object // VirtualServices, in the order istiod asks them
-	order    map[*config.Object]int
-	index    hostIndex // of routers
+	routers  []*config.Object   // VirtualServices, in the order istiod asks them
+	order    map[config.Key]int // their places
+	index    hostIndex          // of routers
+	uses     map[uint32]*portUse
+}
+
+// portUse counts what the services of an egress listener do with a port.
+type portUse struct {
+	all    int // services that have it
+	plain  int // requests, and nothing else
+	open   int // of plain: services without addresses of their own
+	detect int // no protocol is declared
+}
+
+// count adds n services like s, or takes them away.
+func (e *egress) count(s *service, n int) {
+	for _, p := range s.ports {
+		u := e.uses[p.number]
+		if u == nil {
+			u = &portUse{}
+			e.uses[p.number] = u
+		}
+		u.all += n
+		switch p.protocol {
+		case sniffed:
+			u.detect += n
+		case plainHTTP, http2:
+			u.plain += n
+			if len(s.vips) == 0 {
+				u.open += n
+			}
+		}
+	}
 }
 
 // imports is what one list of NAMESPACE/HOST selects, by namespace.
@@ -34,6 +64,9 @@ type imports map[string]*hostSet
 
 // hostSet is the hosts imported from one namespace ("*": from all).
 type hostSet struct{ wanted, excluded []string }
+
+// allHosts imports everything.
+const allHosts = "*/*"
 
 // parseImports reads an egress listener's hosts: "." is the caller's namespace, "~ns" excludes, and "~" alone excludes from
 // all namespaces.
@@ -118,7 +151,8 @@ func (c *compiler) findSidecar() *config.Object {
 // findScope makes the egress listeners and what all of them together reach.
 func (c *compiler) findScope() {
 	spec := &networking.Sidecar{}
-	if o := c.findSidecar(); o != nil {
+	o := c.findSidecar()
+	if c.open = o == nil; !c.open {
 		spec = o.Spec.(*networking.Sidecar)
 	}
 	if p := spec.OutboundTrafficPolicy; p != nil {
@@ -127,7 +161,7 @@ func (c *compiler) findScope() {
 	}
 	listeners := spec.Egress
 	if len(listeners) == 0 {
-		listeners = []*networking.IstioEgressListener{{Hosts: []string{"*/*"}}}
+		listeners = []*networking.IstioEgressListener{{Hosts: []string{allHosts}}}
 	}
 	for _, l := range listeners {
 		c.egress = append(c.egress, c.newEgress(l))
@@ -140,28 +174,37 @@ func (c *compiler) findScope() {
 
 // newEgress makes one egress listener with what it imports.
 func (c *compiler) newEgress(l *networking.IstioEgressListener) *egress {
-	e := &egress{bind: l.Bind, bound: l.CaptureMode == networking.CaptureMode_NONE || strings.HasPrefix(l.Bind, unixPrefix), byHost: map[string]*service{}, order: map[*config.Object]int{}}
+	e := &egress{bind: l.Bind, bound: l.CaptureMode == networking.CaptureMode_NONE || strings.HasPrefix(l.Bind, unixPrefix), byHost: map[string]*service{}, uses: map[uint32]*portUse{}}
 	if p := l.Port; p != nil {
 		e.port = &servicePort{number: p.Number, name: p.Name, protocol: parseProtocol(p.Protocol), wellKnown: strings.ToUpper(p.Protocol)}
 		e.proxied = strings.EqualFold(p.Protocol, "HTTP_PROXY")
 	}
 	im := parseImports(l.Hosts, c.group.Namespace)
-	for _, o := range c.routerOrder {
-		if slices.ContainsFunc(o.Spec.(*networking.VirtualService).Hosts, func(h string) bool { return im.router(o.Namespace, resolveHost(h)) }) {
-			e.order[o] = len(e.routers)
-			e.routers = append(e.routers, o)
-			for _, h := range o.Spec.(*networking.VirtualService).Hosts {
-				e.index.add(h, o)
-			}
-		}
-	}
-	e.index.sort()
+	c.importRouters(e, im)
 	for _, s := range c.candidates {
 		if im.service(s.first.Namespace, s.host) {
 			e.take(s, c.group.Namespace)
 		}
 	}
+	for _, s := range e.services {
+		e.count(s, 1)
+	}
 	return e
+}
+
+// importRouters gives an egress listener the VirtualServices it imports.
+func (c *compiler) importRouters(e *egress, im imports) {
+	e.routers, e.order, e.index = nil, map[config.Key]int{}, hostIndex{}
+	for _, o := range c.routerOrder {
+		if slices.ContainsFunc(virtualServiceOf(o).Hosts, func(h string) bool { return im.router(o.Namespace, resolveHost(h)) }) {
+			e.order[o.Key] = len(e.routers)
+			e.routers = append(e.routers, o)
+			for _, h := range virtualServiceOf(o).Hosts {
+				e.index.add(h, o)
+			}
+		}
+	}
+	e.index.sort()
 }
 
 // take imports a service. Of several for one host the caller's own namespace's counts, else a Kubernetes Service, else the
@@ -176,6 +219,7 @@ func (e *egress) take(s *service, own string) {
 		if !better {
 			return
 		}
+		s.at = have.at
 		e.services[slices.Index(e.services, have)] = s
 	} else {
 		e.services = append(e.services, s)
@@ -287,32 +331,10 @@ type routed struct {
 // destinations lists where a VirtualService leads callers of this namespace, by host.
 func (c *compiler) destinations(vs *networking.VirtualService) []routed {
 	ports := map[string][]uint32{}
-	add := func(d *networking.Destination) {
-		if d != nil {
+	for r, d := range config.Destinations(vs) {
+		if r == nil || c.mayCall(r.Match) {
 			h := resolveHost(d.Host)
 			ports[h] = append(ports[h], d.GetPort().GetNumber())
-		}
-	}
-	for _, r := range vs.Http {
-		if !c.mayCall(r.Match) {
-			continue
-		}
-		for _, d := range r.Route {
-			add(d.Destination)
-		}
-		add(r.Mirror)
-		for _, m := range r.Mirrors {
-			add(m.Destination)
-		}
-	}
-	for _, r := range vs.Tcp {
-		for _, d := range r.Route {
-			add(d.Destination)
-		}
-	}
-	for _, r := range vs.Tls {
-		for _, d := range r.Route {
-			add(d.Destination)
 		}
 	}
 	var out []routed
@@ -334,19 +356,25 @@ func (c *compiler) mayCall(matches []*networking.HTTPMatchRequest) bool {
 	return !other
 }
 
-// attachRouters finds the VirtualServices for each service: those with its most specific host; of several that name the
-// same wildcard only the first.
+// attachRouters finds the VirtualServices for each service.
 func (e *egress) attachRouters() {
 	for _, s := range e.services {
-		s.routers = nil
-		covering := e.index.covering(s.host)
-		for _, r := range covering {
-			if r.host != covering[0].host || isWildcard(r.host) && r.host != s.host && len(s.routers) > 0 {
-				break
-			}
-			if !slices.Contains(s.routers, r.object) {
-				s.routers = append(s.routers, r.object)
-			}
+		s.routers = e.routersFor(s.host)
+	}
+}
+
+// routersFor gives the VirtualServices for a host: those with its most specific host; of several that name the same
+// wildcard only the first.
+func (e *egress) routersFor(host string) []*config.Object {
+	var out []*config.Object
+	covering := e.index.covering(host)
+	for _, r := range covering {
+		if r.host != covering[0].host || isWildcard(r.host) && r.host != host && len(out) > 0 {
+			break
+		}
+		if !slices.Contains(out, r.object) {
+			out = append(out, r.object)
 		}
 	}
+	return out
 }

@@ -58,6 +58,7 @@ type servicePort struct {
 type service struct {
 	host    string // lower case, no trailing dot
 	first   *config.Object
+	at      *config.Object   // whose place among all it has: first, or who was there before the better one
 	entries []*config.Object // in order of age; resolution and location are the first's
 	spec    *networking.ServiceEntry
 	ports   []servicePort // by number
@@ -126,9 +127,13 @@ func (c *compiler) declare(host string, o *config.Object) {
 		}
 		return
 	}
-	s := &service{host: host, first: o, spec: entryOf(o), entries: []*config.Object{o}}
+	s := newService(host, o)
 	c.candidates = append(c.candidates, s)
 	c.candidatesByHost[host] = append(c.candidatesByHost[host], s)
+}
+
+func newService(host string, o *config.Object) *service {
+	return &service{host: host, first: o, at: o, spec: entryOf(o), entries: []*config.Object{o}}
 }
 
 // kubernetes tells whether a Kubernetes Service declares the host.

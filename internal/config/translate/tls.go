@@ -13,8 +13,6 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	networking "istio.io/api/networking/v1alpha3"
-
-	"detour.dev/detour/internal/config"
 )
 
 // What istiod does (core/cluster_tls.go; SEMANTICS §1.5, §3): DISABLE and no mode at all mean plain text. SIMPLE and MUTUAL
@@ -89,9 +87,9 @@ func (c *compiler) upstreamTLS(cc *clusterContext, t *networking.ClientTLSSettin
 		followRequest(cc, !skip && len(t.SubjectAltNames) == 0)
 	case len(sans) == 0 && !skip && !c.group.CompatIstio:
 		at := cc.policy.at["tls"]
-		c.report(config.Warningf(at.Object, CodeInsecure, at.Field,
+		c.warn(at.Object, CodeInsecure, at.Field,
 			"no name is verified on port %d of %s: there is no request to take it from, so any certificate that the authorities signed will do; state sni or subjectAltNames",
-			cc.port.number, cc.service.host))
+			cc.port.number, cc.service.host)
 	}
 	c.applyValidation(cc, ctx, t, sans, skip)
 	return ctx
@@ -137,9 +135,9 @@ func (c *compiler) applyValidation(cc *clusterContext, ctx *tlsv3.UpstreamTlsCon
 	}
 	if skip {
 		at := cc.policy.at["tls"]
-		c.report(config.Warningf(at.Object, CodeInsecure, at.Field+".insecureSkipVerify",
+		c.warn(at.Object, CodeInsecure, at.Field+".insecureSkipVerify",
 			"nobody verifies who answers for %s: whoever can reach the network path can read and change everything; remove insecureSkipVerify, or name the authority in caCertificates",
-			cc.service.host))
+			cc.service.host)
 	}
 	certificatesByFile(ctx.CommonTlsContext, t, sans, skip)
 }

@@ -63,6 +63,7 @@ type compiler struct {
 	// routerOrder is the VirtualServices that apply to sidecars, delegates merged in, in the order istiod asks them.
 	routerOrder []*config.Object
 	egress      []*egress
+	open        bool                       // no Sidecar limits what the caller sees: one egress listener imports everything
 	egressProxy *networking.Destination    // where undeclared requests go instead of PassthroughCluster; nil: there
 	services    []*service                 // of all egress listeners, in order of age: what clusters are made for
 	byHost      map[string]*service        // the same by host
@@ -71,6 +72,8 @@ type compiler struct {
 	found       []config.Issue             // by the front
 	issues      []config.Issue
 	reported    map[config.Issue]bool // issues already made, so that each appears once
+
+	pending
 
 	memo        *Compiler                      // nil: this run stands alone
 	delegations map[*config.Object]*delegation // of this run, for the next one
@@ -104,15 +107,31 @@ func newCompiler(set *config.Set, group xds.NodeGroup, memo *Compiler) *compiler
 	return c
 }
 
-// report keeps an issue unless the same one was reported before: several ports and subsets read the same field.
+// report keeps an issue unless the same one was reported before: several ports and subsets read the same field. A unit's
+// are kept with it, and reported when it is replayed.
 func (c *compiler) report(i config.Issue) {
 	if c.unit != nil {
 		c.unit.issues = append(c.unit.issues, i)
+		return
 	}
 	if !c.reported[i] {
 		c.reported[i] = true
 		c.issues = append(c.issues, i)
 	}
+}
+
+// warn reports a warning about a field of an object. Where that stands tells the object of the present Set: the compiler
+// may hold an earlier reading of the same one.
+func (c *compiler) warn(o *config.Object, code, field, format string, args ...any) {
+	c.report(config.Warningf(c.current(o), code, field, format, args...))
+}
+
+// current gives an object as it stands in the present Set.
+func (c *compiler) current(o *config.Object) *config.Object {
+	if now := c.set.Get(o.Key); now != nil {
+		return now
+	}
+	return o
 }
 
 // mustAny packs a message. Marshalling fails only on invalid UTF-8, which decode refuses; a nil Any would be read as

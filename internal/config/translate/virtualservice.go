@@ -21,8 +21,8 @@ func (c *compiler) virtualServiceRoutes(s *service, port servicePort) []*routev3
 		}
 		for _, other := range s.routers[i+1:] {
 			if len(other.Spec.(*networking.VirtualService).Http) > 0 && !c.group.CompatIstio {
-				c.report(config.Warningf(other, CodeHostClaimed, "spec.hosts",
-					"%s is routed by %s at %s, which came first; this one's http rules are not used for it", s.host, o.Key, o.Origin))
+				c.warn(other, CodeHostClaimed, "spec.hosts",
+					"%s is routed by %s at %s, which came first; this one's http rules are not used for it", s.host, o.Key, c.current(o).Origin)
 			}
 		}
 		return out
