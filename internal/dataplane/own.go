@@ -154,6 +154,6 @@ func (w *worker) acceptOwn(fd int, peer netip.AddrPort, o listener.Own) {
 		w.p.Log.Warn("a connection could not be watched; the fault is here", "error", err)
 		return
 	}
-	in := &inbound{s: s, remote: peer, local: s.LocalAddr(), own: true, declared: true}
+	in := &inbound{s: s, remote: peer, local: s.LocalAddr(), own: true, path: o.Path, declared: true}
 	w.dispatchTo(in, l)
 }

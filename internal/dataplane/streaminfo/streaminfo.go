@@ -66,6 +66,7 @@ type Info struct {
 	DownstreamRemote    netip.AddrPort
 	DownstreamLocal     netip.AddrPort
 	OriginalDst         netip.AddrPort // where the application wanted to go, if the connection was redirected
+	DownstreamPath      string         // of the Unix socket that the application connected to
 	RequestedServerName []byte         // SNI
 }
 
