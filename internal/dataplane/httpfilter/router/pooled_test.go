@@ -208,9 +208,7 @@ func TestConnectionQueue(t *testing.T) {
 			<-begun
 		}
 		planetest.Until(t, path+" waits", func() bool { return st.UpstreamRqPendActive.Value() == int64(i) })
-		time.Sleep(30 * time.Millisecond) // so that they look again at different times
 	}
-	time.Sleep(150 * time.Millisecond)
 	close(release)
 	for _, c := range clients {
 		if a := c.Read("GET"); a.Text != "served" {
