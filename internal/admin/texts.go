@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -120,6 +121,7 @@ type remembered struct {
 	known map[any]remembering
 	round uint64
 	in    *phrases
+	out   []text // of the last call
 }
 
 type remembering struct {
@@ -133,10 +135,11 @@ type render func(w *jsonWriter, i int) ([]byte, error)
 // someSamples is how many texts the phrases are taken from.
 const someSamples = 3
 
-// of gives the texts for keys, of which nil is never remembered.
+// of gives the texts for keys, of which nil is never remembered. They are valid until the next call.
 func (r *remembered) of(keys []any, write render) ([]text, error) {
 	r.round++
-	out := make([]text, len(keys))
+	r.out = slices.Grow(r.out[:0], len(keys))[:len(keys)]
+	out := r.out
 	var missing []int
 	for i, k := range keys {
 		if x, ok := r.known[k]; ok && k != nil {

@@ -3,8 +3,10 @@ package admin
 import (
 	"crypto/rand"
 	"fmt"
+	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,6 +32,15 @@ type texts struct {
 	mu                                    sync.Mutex // guards all below
 	clusters, endpoints, listeners, hosts remembered
 	w                                     jsonWriter
+	spare                                 []segment // of a dump that was sent
+}
+
+// reuse takes back the segments of a dump.
+func (t *texts) reuse(all []segment) {
+	clear(all)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.spare = all
 }
 
 // Depths at which resources stand in a dump.
@@ -82,8 +93,13 @@ func (h *Handler) wholeDump(w http.ResponseWriter, names *regexp.Regexp, withEnd
 		if err != nil {
 			return err
 		}
-		if now, _ := h.state.Snapshot(); !again || now == nil || now == d.snapshot {
+		now, _ := h.state.Snapshot()
+		newest := !again || now == nil || now == d.snapshot
+		if newest {
 			writeSegments(w, all)
+		}
+		h.texts.reuse(all)
+		if newest {
 			return nil
 		}
 	}
@@ -99,7 +115,18 @@ func writeSegments(w http.ResponseWriter, all []segment) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(size))
-	block := make([]byte, 0, blockSize+blockSize/4)
+	block := blocks.Get().(*[]byte)
+	defer blocks.Put(block)
+	writeBlocks(w, all, (*block)[:0])
+}
+
+// blocks are reused: a large configuration may be polled.
+var blocks = sync.Pool{New: func() any {
+	b := make([]byte, 0, blockSize+blockSize/4)
+	return &b
+}}
+
+func writeBlocks(w io.Writer, all []segment, block []byte) {
 	for i := range all {
 		block = all[i].text.appendTo(append(block, all[i].before...))
 		if len(block) >= blockSize || i == len(all)-1 {
@@ -137,8 +164,9 @@ func (h *Handler) wholeTexts(d *dump, assigned []Assigned) ([]segment, error) {
 	if err := a.frame(s, assigned != nil, len(shown)); err != nil {
 		return nil, err
 	}
-	a.out = make([]segment, 0, 16+len(s.Clusters)+len(shown)+len(s.Listeners)+manyHosts(s.Routes))
 	t := &h.texts
+	a.out = slices.Grow(t.spare[:0], 16+len(s.Clusters)+len(shown)+len(s.Listeners)+manyHosts(s.Routes))
+	t.spare = nil
 	for _, list := range []func() error{
 		func() error {
 			return a.list(&t.clusters, len(s.Clusters), clusterDepth, clusters, func(i int) any { return s.Clusters[i] }, func(i int) proto.Message { return s.Clusters[i] })

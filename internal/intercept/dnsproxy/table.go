@@ -20,10 +20,11 @@ var allocated = [...]netip.Prefix{netip.MustParsePrefix("240.240.0.0/16"), netip
 type table struct {
 	addrs map[string][]netip.Addr // by canonical name with its trailing dot
 	hosts map[string]string       // by reverse name ("1.0.240.240.in-addr.arpa.")
+	from  []xds.Name
 }
 
 func newTable(names []xds.Name) *table {
-	t := &table{addrs: make(map[string][]netip.Addr, len(names)), hosts: make(map[string]string)}
+	t := &table{addrs: make(map[string][]netip.Addr, len(names)), hosts: make(map[string]string), from: names}
 	for _, n := range names {
 		fqdn := dns.CanonicalName(n.Host)
 		if _, ok := dns.IsDomainName(fqdn); !ok || strings.HasPrefix(fqdn, "*.") || len(n.Addrs) == 0 {

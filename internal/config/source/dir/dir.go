@@ -37,6 +37,8 @@ type Dir struct {
 	opt   Options
 	stdin []byte
 	files map[string]*state // by path
+	lists map[string]*list  // of directories
+	scans uint64
 	// renamed are paths into which the kernel says a file was renamed since the last scan.
 	renamed map[string]bool
 }
@@ -47,11 +49,18 @@ type state struct {
 	real  string      // the target's path where path is a symbolic link, else ""
 	data  []byte
 	whole bool
+	seen  uint64 // the last scan that found it
+}
+
+// list is what a directory held when it was looked at last. Most looks find the same.
+type list struct {
+	names []string // as the system gave them
+	paths []string // of what is configuration by its name, sorted
 }
 
 // New makes a source over the paths.
 func New(paths []string, opt Options) *Dir {
-	return &Dir{paths: paths, opt: opt, files: map[string]*state{}, renamed: map[string]bool{}}
+	return &Dir{paths: paths, opt: opt, files: map[string]*state{}, lists: map[string]*list{}, renamed: map[string]bool{}}
 }
 
 // Load implements source.Source.
@@ -79,7 +88,8 @@ func (d *Dir) readStdin() error {
 // scan reads what changed and gives the full set; changed is false where it equals the set before.
 func (d *Dir) scan(now time.Time) (u source.Update, changed bool) {
 	u.At = now
-	seen := map[string]bool{}
+	u.Files = make([]source.File, 0, len(d.files))
+	d.scans++
 	absolute := map[string]bool{}
 	for _, p := range d.paths {
 		if p == Stdin {
@@ -87,13 +97,15 @@ func (d *Dir) scan(now time.Time) (u source.Update, changed bool) {
 			continue
 		}
 		for _, path := range d.list(p, &u) {
-			abs, err := filepath.Abs(path)
-			if err != nil || absolute[abs] {
-				continue
+			if len(d.paths) > 1 { // the same file may be named twice
+				abs, err := filepath.Abs(path)
+				if err != nil || absolute[abs] {
+					continue
+				}
+				absolute[abs] = true
 			}
-			absolute[abs] = true
 			fileChanged, err := d.read(path, now)
-			if errors.Is(err, fs.ErrNotExist) {
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errFolder) && path != p {
 				continue
 			}
 			if err != nil {
@@ -103,13 +115,13 @@ func (d *Dir) scan(now time.Time) (u source.Update, changed bool) {
 			if st == nil || st.info == nil {
 				continue
 			}
-			seen[path] = true
+			st.seen = d.scans
 			changed = changed || fileChanged
 			u.Files = append(u.Files, source.File{Name: path, Data: st.data, Whole: st.whole})
 		}
 	}
-	for path := range d.files {
-		if !seen[path] {
+	for path, st := range d.files {
+		if st.seen != d.scans {
 			delete(d.files, path)
 			changed = true
 		}
@@ -124,10 +136,9 @@ func (d *Dir) list(p string, u *source.Update) []string {
 	if err == nil && !info.IsDir() {
 		return []string{p}
 	}
-	var out []string
-	var entries []fs.DirEntry
+	var out, names []string
 	if err == nil {
-		entries, err = os.ReadDir(p)
+		names, err = namesIn(p)
 	}
 	if err != nil {
 		for path := range d.files {
@@ -141,14 +152,33 @@ func (d *Dir) list(p string, u *source.Update) []string {
 		}
 		return out
 	}
-	for _, e := range entries {
-		if name := e.Name(); isConfig(name) && !e.IsDir() {
+	if known := d.lists[p]; known != nil && slices.Equal(known.names, names) {
+		return known.paths
+	}
+	for _, name := range names {
+		if isConfig(name) {
 			out = append(out, filepath.Join(p, name))
 		}
 	}
 	slices.Sort(out)
+	d.lists[p] = &list{names, out}
 	return out
 }
+
+// namesIn gives what a directory holds.
+func namesIn(dir string) ([]string, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.Readdirnames(-1)
+}
+
+var (
+	errNoFile = errors.New("is no regular file")
+	errFolder = fmt.Errorf("%w", errNoFile)
+)
 
 func isConfig(name string) bool {
 	switch filepath.Ext(name) {
@@ -164,6 +194,10 @@ const racy = time.Second
 
 // read brings the state of one file up to date and tells whether its contents are others than before.
 func (d *Dir) read(path string, now time.Time) (changed bool, err error) {
+	old := d.files[path]
+	if old != nil && old.real == "" && now.Sub(old.info.ModTime()) > racy && sameAs(path, old.info) {
+		return false, nil
+	}
 	link, err := os.Lstat(path)
 	if err != nil {
 		return false, err
@@ -177,10 +211,12 @@ func (d *Dir) read(path string, now time.Time) (changed bool, err error) {
 			return false, d.dangling(path, err)
 		}
 	}
-	if !info.Mode().IsRegular() {
-		return false, fmt.Errorf("is no regular file")
+	if link.IsDir() {
+		return false, errFolder
 	}
-	old := d.files[path]
+	if !info.Mode().IsRegular() {
+		return false, errNoFile
+	}
 	if old != nil && old.real == real && os.SameFile(old.info, info) && old.info.Size() == info.Size() && old.info.Mode() == info.Mode() &&
 		old.info.ModTime().Equal(info.ModTime()) && now.Sub(info.ModTime()) > racy {
 		return false, nil
