@@ -10,7 +10,9 @@ func TestParityOwnSockets(t *testing.T) {
 		"10.200.30.4:9002": {}, "10.200.30.4:9003": {raw: echo}}
 	t.Run("own", func(t *testing.T) {
 		parity{config: "own", flags: []string{"--labels", "app=own"}, upstreams: upstreams,
-			prepare: func(w *world) map[string]stub { return map[string]stub{"10.1.0.3:7443": {raw: echoTLS(w, "secure.test")}} },
+			prepare: func(w *world) map[string]stub {
+				return map[string]stub{"10.1.0.3:7443": {raw: echoTLS(w, "secure.test")}}
+			},
 			script: func(a *actor) {
 				for _, at := range []string{"SCRATCH/h", "@detour parity", "127.0.0.1:3128", "127.0.0.3:80", "127.0.0.4:80", "127.0.0.4:8080"} {
 					a.throughOwn(at)
