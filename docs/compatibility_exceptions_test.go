@@ -5,15 +5,16 @@ type exception struct{ state, why string }
 
 // exceptions by MESSAGE.field or MESSAGE.field=VALUE.
 var exceptions = map[string]exception{
-	"Sidecar.ingress":                {ignored, "inbound traffic"},
-	"Sidecar.inboundConnectionPool":  {ignored, "inbound traffic"},
-	"WorkloadEntry.serviceAccount":   {ignored, "the identity of a workload in a mesh"},
-	"SidecarPort.targetPort":         {ignored, "deprecated, and without a meaning for outbound traffic"},
-	"IstioEgressListener.bind":       {"served", "the address that a listener is for; sockets of its own are not opened"},
-	"L4MatchAttributes.sourceSubnet": {ignored, "Istio's compiler reads it nowhere"},
-	"Delay.exponentialDelay":         {"error", "reserved: Istio's compiler serves it nowhere"},
-	"Abort.http2Error":               {"error", "reserved: Istio's compiler serves it nowhere"},
-	"WorkloadEntry.network":          {ignored, "networks of a mesh, joined by gateways"},
+	"Sidecar.ingress":                     {ignored, "inbound traffic"},
+	"Sidecar.inboundConnectionPool":       {ignored, "inbound traffic"},
+	"WorkloadEntry.serviceAccount":        {ignored, "the identity of a workload in a mesh"},
+	"SidecarPort.targetPort":              {ignored, "deprecated, and without a meaning for outbound traffic"},
+	"L4MatchAttributes.sourceSubnet":      {ignored, "Istio's compiler reads it nowhere"},
+	"Delay.exponentialDelay":              {"error", "reserved: Istio's compiler serves it nowhere"},
+	"Abort.http2Error":                    {"error", "reserved: Istio's compiler serves it nowhere"},
+	"WorkloadEntry.network":               {ignored, "networks of a mesh, joined by gateways"},
+	"ClientTLSSettings.credentialName":    {"refused", "the secret is in a cluster: the host answers 503"},
+	"ClientTLSSettings.mode=ISTIO_MUTUAL": {"refused", "as credentialName: a mesh's own certificates are in a cluster"},
 }
 
 const ignored = "ignored"
@@ -30,9 +31,4 @@ The third column names the cases in which what detour compiles is held against i
 run by test/conformance; with internal/config/translate/testdata/golden for what those leave out), the fourth those in which the embedded engine and
 a real Envoy 1.40 get the same snapshot, the same upstreams and the same requests, and must agree (test/feature/parity_test.go).
 A message that several kinds use is listed once.
-
-Known to differ from Envoy with ` + "`--compat envoy`" + ` still: a port with a CIDR address and protocol TCP closes its connections;
-an HTTPS port of a host whose VirtualService has tls routes for other ports only is reset, where Envoy goes to the host itself;
-a Sidecar's egressProxy does not get what goes to an address that nobody declares, which is dialled; the body of the 503 for
-a DYNAMIC_DNS name that does not resolve.
 `
