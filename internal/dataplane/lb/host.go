@@ -148,8 +148,19 @@ func (h *Host) MoveOn() {
 	}
 }
 
-// addresses counts what may be tried of a host.
-func (h *Host) addresses() int {
+// MoveOnFrom is MoveOn where that is the address in use: others may have moved on before.
+func (h *Host) MoveOnFrom(addr netip.AddrPort) {
+	t := h.targets.Load()
+	if t == nil {
+		return
+	}
+	if at := t.at.Load(); t.addrs[int(at)%len(t.addrs)] == addr {
+		t.at.CompareAndSwap(at, at+1)
+	}
+}
+
+// Addresses counts what may be tried of a host.
+func (h *Host) Addresses() int {
 	if t := h.targets.Load(); t != nil {
 		return len(t.addrs)
 	}

@@ -82,7 +82,7 @@ func (p *PickInfo) Exhausted(h *Host) bool {
 			n++
 		}
 	}
-	return n > 0 && n >= h.addresses()
+	return n > 0 && n >= h.Addresses()
 }
 
 // OutcomeKind says how an attempt ended.

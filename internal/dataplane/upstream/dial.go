@@ -3,6 +3,7 @@ package upstream
 import (
 	"crypto/tls"
 	"errors"
+	"net/netip"
 	"time"
 
 	"detour.dev/detour/internal/dataplane/cluster"
@@ -64,13 +65,16 @@ type Dial struct {
 	plain    bool // a probe that ends with the answer to the SYN
 	keep     bool // a connection that nobody waits for any more serves the next request
 	counted  bool // it holds a place among the cluster's connections
+	addr     netip.AddrPort
+	passed   int // addresses of a logical host that failed before addr
 	client
 }
 
 // Host is the endpoint being connected to.
 func (d *Dial) Host() *lb.Host { return d.res.Endpoint.Host }
 
-// Dial begins a connection to the picked endpoint. An error means that it failed at once; the endpoint has been judged.
+// Dial begins a connection to the picked endpoint. An error means that it failed at once; the endpoint has been judged, but with
+// NoRoom, where there is no Dial.
 // name is the server name for TLS where the cluster derives it from the request (auto_sni); keep says that the connection may
 // serve another request if this one no longer needs it.
 func (p *Pools) Dial(c *cluster.Cluster, res lb.Result, name string, keep bool, w Waiter) (*Dial, *proxyerr.Error) {
@@ -87,11 +91,9 @@ func (p *Pools) Dial(c *cluster.Cluster, res lb.Result, name string, keep bool, 
 	st.UpstreamCxTotal.Inc()
 	h.Stats.CxTotal.Inc()
 	c.Hedge().Count(d.began)
-	sock, err := p.connect(h, d)
-	if err != nil {
-		return nil, d.fail(d.connectError(err, true))
+	if err := d.connect(); err != nil {
+		return d, d.fail(d.connectError(err, true))
 	}
-	d.sock = sock
 	d.timer.Schedule(min(HedgeDelay(h), d.cluster.Config().ConnectTimeout))
 	return d, nil
 }
@@ -107,12 +109,42 @@ func (d *Dial) begin() {
 	p.dialing[d] = struct{}{}
 }
 
-func (p *Pools) connect(h *lb.Host, d *Dial) (*event.Socket, error) {
-	if via := p.Via.For(h); via != nil && h.Path == "" {
-		d.via = newViaHandshake(via, h)
-		return p.D.Connect(via.addr, "", d)
+// connect begins a connection to the host, or to the next address of a logical one where it fails at once.
+func (d *Dial) connect() (err error) {
+	p, h := d.p, d.Host()
+	for {
+		if via := p.Via.For(h); via != nil && h.Path == "" {
+			d.via = newViaHandshake(via, h)
+			d.sock, err = p.D.Connect(via.addr, "", d)
+			return err
+		}
+		d.addr = h.Target()
+		if d.sock, err = p.D.Connect(d.addr, h.Path, d); err == nil || !d.next() {
+			return err
+		}
 	}
-	return p.D.Connect(h.Target(), h.Path, d)
+}
+
+// next turns to the next address of a logical host, all of which are one attempt's, as in Envoy. It says whether there is one.
+func (d *Dial) next() bool {
+	h := d.Host()
+	if d.via != nil || d.passed+1 >= h.Addresses() {
+		return false
+	}
+	d.passed++
+	h.MoveOnFrom(d.addr)
+	return true
+}
+
+// refused handles the failure of a connection that had begun.
+func (d *Dial) refused(err error) {
+	if d.next() {
+		d.sock.Close()
+		if err = d.connect(); err == nil {
+			return
+		}
+	}
+	d.finish(d.fail(d.connectError(err, false)))
 }
 
 // HedgeDelay is how long an attempt may stay unanswered before another is made beside it.
@@ -254,7 +286,7 @@ func (d *Dial) OnEvent(readable, writable bool) {
 			return
 		}
 		if err := d.sock.Connected(); err != nil {
-			d.finish(d.fail(d.connectError(err, false)))
+			d.refused(err)
 			return
 		}
 		d.reached = true
@@ -400,12 +432,10 @@ func (p *Pools) Probe(c *cluster.Cluster, ep *lb.Endpoint) {
 	d := &Dial{p: p, cluster: c, res: c.Attempt(ep), name: hp.deafTo, began: now, probe: true, plain: plain,
 		keep: !plain || c.Config().TransportSocket == nil}
 	d.begin()
-	sock, err := p.connect(ep.Host, d)
-	if err != nil {
+	if err := d.connect(); err != nil {
 		d.fail(d.connectError(err, true))
 		return
 	}
-	d.sock = sock
 	d.timer.Schedule(hedgeMin)
 }
 

@@ -78,12 +78,20 @@ func (q *Race) Try(res lb.Result, fresh bool) *proxyerr.Error {
 		q.racer.Trying(res.Endpoint)
 	}
 	if err != nil {
+		q.passed(d)
 		return err
 	}
 	d.client = who
 	q.dials[q.n] = d
 	q.n++
 	return nil
+}
+
+// passed notes the addresses of a logical host that a failed attempt has tried beside the last.
+func (q *Race) passed(d *Dial) {
+	for n := 0; d != nil && n < d.passed; n++ {
+		q.pick.Tried = append(q.pick.Tried, d.Host())
+	}
 }
 
 // Abandon lets the attempts under way run on without the request.
@@ -124,6 +132,7 @@ func (q *Race) Connected(d *Dial, c *Conn, res lb.Result) {
 // ConnectFailed implements Waiter.
 func (q *Race) ConnectFailed(d *Dial, err *proxyerr.Error) {
 	q.remove(d)
+	q.passed(d)
 	if q.n == 0 {
 		q.timer.Stop()
 		q.racer.Lost(err)

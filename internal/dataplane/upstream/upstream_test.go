@@ -257,3 +257,72 @@ func TestRefused(t *testing.T) {
 		}
 	})
 }
+
+// TestLogicalHost: one attempt goes through the addresses of a logical host for as long as they refuse.
+func TestLogicalHost(t *testing.T) {
+	addr, conns := listen(t)
+	closed := func(last byte) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, last}), addr.Port())
+	}
+	for _, c := range []struct {
+		addrs     []netip.AddrPort
+		reached   bool
+		exhausted bool
+	}{
+		{[]netip.AddrPort{closed(7), closed(8), addr}, true, false},
+		{[]netip.AddrPort{closed(7), closed(8), closed(9)}, false, true},
+		{[]netip.AddrPort{closed(7), netip.MustParseAddrPort("[fe80::1]:1"), addr}, true, false}, // fails at once: no zone
+	} {
+		r := newRig(t, static(closed(7)))
+		cl := r.p.Clusters.Get("static")
+		st := cl.Stats()
+		outcome := &raced{ended: make(chan error, 1)}
+		pick := &lb.PickInfo{}
+		var race Race
+		var h *lb.Host
+		r.on(func() {
+			race.Begin(r.p, cl, pick, "", true, false, outcome)
+			res, err := cl.Pick(pick)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			h = res.Endpoint.Host
+			h.SetTargets(c.addrs)
+			if err := race.Try(res, true); err != nil {
+				outcome.Lost(err)
+			}
+		})
+		err := <-outcome.ended
+		r.on(func() {
+			if (err == nil) != c.reached || pick.Exhausted(h) != c.exhausted {
+				t.Errorf("%v: %v, exhausted %v", c.addrs, err, pick.Exhausted(h))
+			}
+			if fails := st.UpstreamCxConnectFail.Value(); outcome.tried != 1 || fails > 1 || c.reached != (fails == 0) {
+				t.Errorf("%v: %d attempts, %d failures", c.addrs, outcome.tried, fails)
+			}
+			if c.reached {
+				outcome.conn.Close()
+				outcome.res.Done(lb.Outcome{Kind: lb.Cancelled})
+			}
+		})
+		if c.reached {
+			(<-conns).Close()
+		}
+	}
+}
+
+// raced tells what became of a race.
+type raced struct {
+	tried int
+	conn  *Conn
+	res   lb.Result
+	ended chan error
+}
+
+func (r *raced) Trying(*lb.Endpoint) { r.tried++ }
+func (r *raced) Won(c *Conn, res lb.Result) {
+	r.conn, r.res = c, res
+	r.ended <- nil
+}
+func (r *raced) Lost(err *proxyerr.Error) { r.ended <- err }
