@@ -33,6 +33,7 @@ const (
 	CodePanic           = "DTR0108"
 	CodeLastEndpoint    = "DTR0109"
 	CodeApplication500  = "DTR0110"
+	CodeNoSuchLocality  = "DTR0111"
 	CodeNotResolved     = "DTR0120"
 	CodeSameAddress     = "DTR0121"
 	CodeNotConnected    = "DTR0130"
@@ -45,11 +46,14 @@ const (
 	CodePlainToTLS      = "DTR0141"
 	CodeTLSInTLS        = "DTR0142"
 	CodeNoSuchName      = "DTR0143"
+	CodeTLSToPlain      = "DTR0144"
 	CodeNoSuchPort      = "DTR0150"
 	CodeEmptySubset     = "DTR0151"
 	CodeNoSuchSubset    = "DTR0152"
 	CodeNoSuchHost      = "DTR0153"
 	CodeHostTwice       = "DTR0154"
+	CodeOtherProtocol   = "DTR0155"
+	CodeNeverMatches    = "DTR0156"
 	CodeRetryStays      = "DTR0160"
 	CodeRetryTwice      = "DTR0161"
 	CodeShortTimeout    = "DTR0162"
@@ -87,7 +91,7 @@ func (r Result) Count(s config.Severity) int {
 // Run analyses a configuration. The issues are those found while it was read and validated; those about objects that
 // have no business here are left out. The context bounds Resolve and Connect.
 func Run(ctx context.Context, set *config.Set, issues []config.Issue, opt Options) Result {
-	r := &run{opt: opt, seen: map[string]bool{}, hosts: map[string]bool{}, far: map[string]*distance{}, known: map[string]bool{}, addrs: map[string][]netip.Addr{}}
+	r := &run{opt: opt, set: set, seen: map[string]bool{}, hosts: map[string]bool{}, far: map[string]*distance{}, known: map[string]bool{}, addrs: map[string][]netip.Addr{}}
 	mine, ignored := relevant(set, issues)
 	for _, i := range mine {
 		r.report(i)
@@ -112,6 +116,7 @@ func Run(ctx context.Context, set *config.Set, issues []config.Issue, opt Option
 		r.failover(v.plan, v.caller)
 		r.ejection(v.plan)
 		r.lastEndpoint(v.plan)
+		r.namedLocalities(v.plan)
 		r.application500(v.plan)
 	}
 	r.reportDistances()
@@ -130,6 +135,7 @@ func Run(ctx context.Context, set *config.Set, issues []config.Issue, opt Option
 // run holds one analysis.
 type run struct {
 	opt    Options
+	set    *config.Set
 	issues []config.Issue
 	seen   map[string]bool
 	hosts  map[string]bool

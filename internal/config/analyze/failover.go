@@ -2,8 +2,11 @@ package analyze
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
 
 	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/config/translate"
@@ -28,7 +31,7 @@ func (r *run) failover(p *translate.Plan, g xds.NodeGroup) {
 		}
 		r.report(at(config.Warning, CodeNoOutlier, at0,
 			"%s has endpoints in %s and no outlierDetection: requests go to all of them evenly, and one that fails keeps getting its share; %s",
-			p.Host, strings.Join(places, " and "), what))
+			p.Host, listed(places), what))
 		return
 	}
 	if slices.ContainsFunc(p.Endpoints, func(e translate.PlannedEndpoint) bool { return e.Priority > 0 }) {
@@ -55,6 +58,12 @@ func (r *run) distributed(p *translate.Plan, g xds.NodeGroup) {
 	dropped := localities(&translate.Plan{Endpoints: p.Dropped})
 	place := p.At("loadBalancer")
 	place.Field += ".localityLbSetting.distribute"
+	if len(p.Endpoints) == 0 {
+		r.report(at(config.Warning, CodeDistribute, place,
+			"callers in %s reach no endpoint of %s, and every request gets 503: none is where distribute sends them, and those in %s get nothing; list these with a weight, or write failover instead",
+			localityName(g), p.Host, strings.Join(dropped, ", ")))
+		return
+	}
 	r.report(at(config.Warning, CodeDistribute, place,
 		"callers in %s reach only the endpoints of %s in %s: distribute weighs, it does not fail over, so those in %s get nothing even when all others are down; list them too with a weight, or write failover instead",
 		localityName(g), p.Host, strings.Join(localities(p), ", "), strings.Join(dropped, ", ")))
@@ -119,6 +128,80 @@ func callerNames(callers []string) []string {
 		out = append(out, c)
 	}
 	slices.Sort(out)
+	return out
+}
+
+// listed writes words as in "a, b and c".
+func listed(words []string) string {
+	if n := len(words); n > 1 {
+		return strings.Join(words[:n-1], ", ") + " and " + words[n-1]
+	}
+	return strings.Join(words, "")
+}
+
+// namedLocalities tells of localities that a localityLbSetting leads to and no endpoint is in. A rule for many hosts may
+// name those of others.
+func (r *run) namedLocalities(p *translate.Plan) {
+	place := p.At("loadBalancer")
+	dr, ok := place.Object.Spec.(*networking.DestinationRule)
+	if !ok || strings.HasPrefix(dr.Host, "*") || p.LocalityOff {
+		return
+	}
+	lb := balancers(dr)[place.Field]
+	regions, all := map[string]bool{}, append(slices.Clone(p.Endpoints), p.Dropped...)
+	for _, e := range all {
+		region, _, _ := strings.Cut(e.Locality, "/")
+		regions[region] = true
+	}
+	delete(regions, "")
+	if len(regions) == 0 {
+		return // onePriority says so
+	}
+	known := slices.Sorted(maps.Keys(regions))
+	setting := place.Field + ".localityLbSetting"
+	for i, f := range lb.GetLocalityLbSetting().GetFailover() {
+		if p.Outlier != nil && f.To != "" && !regions[f.To] {
+			r.report(at(config.Warning, CodeNoSuchLocality, translate.Place{Object: place.Object, Field: indexed(setting+".failover", i) + ".to"},
+				"no endpoint of %s is in %s%s, so callers in %s prefer none of the others; endpoints are in %s", p.Host, f.To, config.DidYouMean(f.To, known), f.From, strings.Join(known, ", ")))
+		}
+	}
+	for i, d := range lb.GetLocalityLbSetting().GetDistribute() {
+		for _, to := range slices.Sorted(maps.Keys(d.To)) {
+			if !slices.ContainsFunc(all, func(e translate.PlannedEndpoint) bool { return inLocality(e.Locality, to) }) {
+				r.report(at(config.Warning, CodeNoSuchLocality, translate.Place{Object: place.Object, Field: indexed(setting+".distribute", i) + ".to"},
+					"no endpoint of %s is in %s%s, so its %d %% go to the other localities here, if there are any; endpoints are in %s", p.Host, to, config.DidYouMean(to, known), d.To[to], strings.Join(localities(&translate.Plan{Endpoints: all}), ", ")))
+			}
+		}
+	}
+}
+
+// inLocality tells whether a locality fits a pattern of distribute, as in "us-east1/*" (istiod's LocalityMatch).
+func inLocality(locality, pattern string) bool {
+	l, p := strings.Split(locality, "/"), strings.Split(pattern, "/")
+	for i, part := range p {
+		if prefix, wild := strings.CutSuffix(part, "*"); wild {
+			return prefix == "" || i < len(l) && strings.HasPrefix(l[i], prefix)
+		}
+		if i >= len(l) || l[i] != part {
+			return false
+		}
+	}
+	return true
+}
+
+// balancers gives a rule's loadBalancer blocks by their paths.
+func balancers(dr *networking.DestinationRule) map[string]*networking.LoadBalancerSettings {
+	out := map[string]*networking.LoadBalancerSettings{}
+	add := func(path string, tp *networking.TrafficPolicy) {
+		out[path+".loadBalancer"] = tp.GetLoadBalancer()
+		for i, p := range tp.GetPortLevelSettings() {
+			out[indexed(path+".portLevelSettings", i)+".loadBalancer"] = p.LoadBalancer
+		}
+	}
+	add("spec.trafficPolicy", dr.TrafficPolicy)
+	for i, s := range dr.Subsets {
+		add(indexed("spec.subsets", i)+".trafficPolicy", s.TrafficPolicy)
+	}
 	return out
 }
 

@@ -27,6 +27,11 @@ func (r *run) emptySubset(p *translate.Plan) {
 		return
 	}
 	place := p.DeclaredAt
+	if p.Entry.Kind == config.Service {
+		r.report(at(config.Note, CodeEmptySubset, translate.Place{Object: place.Object, Field: "spec.subsets"},
+			"subsets of %s are told apart by the labels of Pods, which are not read here: requests for them get 503 outside the cluster", p.Host))
+		return
+	}
 	place.Field += ".labels"
 	r.report(at(config.Warning, CodeEmptySubset, place, "no endpoint of %s has the labels of subset %s, so requests for it get 503; label the endpoints in the ServiceEntry, or mend the labels here", p.Host, p.Subset))
 }
@@ -46,8 +51,12 @@ func (r *run) objects(set *config.Set) {
 	for _, v := range r.views {
 		byHost[v.plan.Host] = append(byHost[v.plan.Host], v)
 	}
+	planned := map[string][]*translate.Plan{}
+	for _, p := range r.plans {
+		planned[p.Host] = append(planned[p.Host], p)
+	}
 	for _, o := range set.All(config.VirtualService) {
-		v := &routes{run: r, directory: d, byHost: byHost, o: o, spec: o.Spec.(*networking.VirtualService)}
+		v := &routes{run: r, directory: d, byHost: byHost, planned: planned, o: o, spec: o.Spec.(*networking.VirtualService)}
 		v.hosts()
 		v.rules()
 	}
@@ -197,6 +206,13 @@ func (r *run) rulesTwice(set *config.Set) {
 				continue
 			}
 			subsets[k][s.Name] = o
+		}
+	}
+	for k, o := range policy {
+		for wide, was := range policy {
+			if wide.namespace == k.namespace && wide.host != k.host && strings.HasPrefix(wide.host, "*") && covers(wide.host, k.host) {
+				r.report(config.Notef(o, CodeHostTwice, "spec.host", "%s at %s, for %s, does not count for %s: this rule is more specific and inherits nothing of it", was.Key, was.Origin, wide.host, k.host))
+			}
 		}
 	}
 }

@@ -76,5 +76,12 @@ another region, and moving there takes the traffic from healthy endpoints to far
 502, 503, 504 and failed connections only.`,
 		Bad:  exampleEntry + examplePolicy + "    outlierDetection: {consecutive5xxErrors: 1, maxEjectionPercent: 50}\n",
 		Good: exampleEntry + examplePolicy + "    outlierDetection: {consecutive5xxErrors: 0, consecutiveGatewayErrors: 1, maxEjectionPercent: 50}\n",
+	}, {
+		Code: CodeNoSuchLocality, Title: "A locality is named that no endpoint is in", Flags: exampleEast,
+		Why: `localityLbSetting sends callers to a region, or a share of the requests to a locality, and no endpoint is there. A
+failover then prefers none of the other regions; of distribute the share goes to the localities that are left, and where
+none is left requests get 503. It is mostly a slip of the pen: names are compared letter by letter.`,
+		Bad:  exampleFailover + "    loadBalancer: {localityLbSetting: {failover: [{from: us-east1, to: us-west}]}}\n",
+		Good: exampleFailover + "    loadBalancer: {localityLbSetting: {failover: [{from: us-east1, to: us-west1}]}}\n",
 	},
 }

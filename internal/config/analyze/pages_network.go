@@ -118,5 +118,11 @@ all endpoints in subjectAltNames.`,
 		Bad: exampleHTTPS + "  - {address: db.us-west1.example.net}\n" + exampleOriginate + ", sni: db.us-east1.example.net}\n",
 		Good: exampleHTTPS + "  - {address: db.us-west1.example.net}\n" + exampleOriginate +
 			"}\n    outlierDetection: {consecutiveGatewayErrors: 3, consecutive5xxErrors: 0, maxEjectionPercent: 50}\n",
+	}, {
+		Code: CodeTLSToPlain, Title: "TLS goes to an endpoint's port 80",
+		Why: `Port 80 speaks plain HTTP: a server there answers a TLS handshake with an error or not at all. A port of the
+ServiceEntry leads to the same port of the endpoints unless targetPort says another. Where detour speaks TLS for an
+application that calls port 80, write targetPort: 443.`,
+		Bad: swap(exampleHTTPS, ", targetPort: 443", "") + exampleOriginate + "}\n", Good: exampleHTTPS + exampleOriginate + "}\n",
 	},
 }

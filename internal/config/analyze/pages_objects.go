@@ -18,6 +18,13 @@ spec:
   endpoints:
   - {address: 192.0.2.1, labels: {version: v1}}
 `
+	exampleOneRouter = `---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: api}
+spec:
+  hosts: [api.example.net]
+`
 	exampleSecond = `---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -95,6 +102,21 @@ that the retries are there on paper only. Shorten connectTimeout or perTryTimeou
 for a delay and nothing for an abort, so that in a mesh it never fires. Write the percentage.`,
 		Bad:  exampleStatic + exampleRouter + "  - fault: {abort: {httpStatus: 503}}\n" + exampleTo,
 		Good: exampleStatic + exampleRouter + "  - fault: {abort: {httpStatus: 503, percentage: {value: 10}}}\n" + exampleTo,
+	}, {
+		Code: CodeOtherProtocol, Title: "Rules for a protocol that none of the host's ports has",
+		Why: `http rules see requests, tls rules the name in a ClientHello, tcp rules bytes. On a port that is declared HTTPS or TLS
+the application speaks TLS itself: nobody here can read its requests, so http rules with their retries, timeouts and
+rewrites are never used for it. Write tls rules; or declare a port HTTP, have the application speak HTTP to it, and have
+detour speak TLS to the endpoints with a DestinationRule's tls.`,
+		Bad:  swap(exampleOne, "number: 80, name: http, protocol: HTTP", "number: 443, name: https, protocol: HTTPS") + exampleOneRouter + "  http:\n  - timeout: 30s\n    route: [{destination: {host: api.example.net}}]\n",
+		Good: swap(exampleOne, "number: 80, name: http, protocol: HTTP", "number: 443, name: https, protocol: HTTPS") + exampleOneRouter + "  tls:\n  - match: [{sniHosts: [api.example.net]}]\n    route: [{destination: {host: api.example.net}}]\n",
+	}, {
+		Code: CodeNeverMatches, Title: "A match that no request can fulfil",
+		Why: `Every path begins with a slash; methods are told apart by case; requests come to a VirtualService by its hosts, so an
+authority that is none of them never comes; and a gateway that spec.gateways does not name is not asked. A match like that
+is never true, and its rule never used, in a mesh too.`,
+		Bad:  exampleStatic + exampleRouter + "  - match: [{uri: {prefix: api/v1}}]\n" + exampleTo,
+		Good: exampleStatic + exampleRouter + "  - match: [{uri: {prefix: /api/v1}}]\n" + exampleTo,
 	},
 }
 

@@ -10,6 +10,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/config/translate"
 )
 
 // routes looks at one VirtualService.
@@ -17,8 +18,10 @@ type routes struct {
 	*run
 	*directory
 	byHost map[string][]view
-	o      *config.Object
-	spec   *networking.VirtualService
+	// planned are the clusters of each host, those without traffic too.
+	planned map[string][]*translate.Plan
+	o       *config.Object
+	spec    *networking.VirtualService
 }
 
 func (v *routes) warn(code, field, format string, args ...any) {
@@ -35,13 +38,17 @@ func (v *routes) hosts() {
 }
 
 func (v *routes) rules() {
+	v.protocols()
 	for i, rt := range v.spec.Http {
 		path := indexed("spec.http", i)
 		for j, m := range rt.Match {
 			v.matchPort(indexed(path+".match", j), m.Port)
+			v.neverMatches(indexed(path+".match", j), m)
 		}
 		for j, d := range rt.Route {
-			v.destination(indexed(path+".route", j)+".destination", d.Destination)
+			if d.Weight > 0 || len(rt.Route) == 1 { // the others get nothing
+				v.destination(indexed(path+".route", j)+".destination", d.Destination)
+			}
 		}
 		v.destination(path+".mirror", rt.Mirror)
 		for j, m := range rt.Mirrors {
@@ -229,10 +236,10 @@ func (v *routes) timeout(path string, rt *networking.HTTPRoute) {
 // fault: a fault without a percentage hits every request here and none in a mesh (SEMANTICS T13).
 func (v *routes) fault(path string, rt *networking.HTTPRoute) {
 	//lint:ignore SA1019 people's files still use it
-	if d := rt.Fault.GetDelay(); d != nil && d.Percentage == nil && d.Percent == 0 {
+	if d := rt.Fault.GetDelay(); d.GetHttpDelayType() != nil && d.Percentage == nil && d.Percent == 0 {
 		v.warn(CodeFaultAlways, path+".fault.delay", "has no percentage: detour delays every request, as the field's documentation says; in a mesh none is; write percentage")
 	}
-	if a := rt.Fault.GetAbort(); a != nil && a.Percentage == nil {
+	if a := rt.Fault.GetAbort(); a.GetErrorType() != nil && a.Percentage == nil {
 		v.warn(CodeFaultAlways, path+".fault.abort", "has no percentage: detour aborts every request, as the field's documentation says; in a mesh none is; write percentage")
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	networking "istio.io/api/networking/v1alpha3"
+
 	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/config/translate"
 )
@@ -17,6 +19,7 @@ func (r *run) transport(p *translate.Plan) {
 	if p.Blocked != "" {
 		return
 	}
+	r.tlsToPlain(p)
 	switch {
 	case p.TLS != nil && p.Protocol == "tls":
 		r.report(at(config.Warning, CodeTLSInTLS, p.At("tls"),
@@ -53,18 +56,64 @@ func portPlace(p *translate.Plan) translate.Place {
 	return translate.Place{Object: p.Entry, Field: "spec.ports"}
 }
 
+// plainPort is the port on which everybody expects plain HTTP.
+const plainPort = 80
+
+// tlsToPlain: endpoints on port 80 that get TLS.
+func (r *run) tlsToPlain(p *translate.Plan) {
+	who := "the application speaks TLS to this port"
+	switch {
+	case p.TLS != nil:
+		who = "the DestinationRule's tls"
+	case p.Protocol != "tls":
+		return
+	}
+	var plain []string
+	for _, e := range p.Endpoints {
+		if e.Port == plainPort {
+			plain = append(plain, e.Address)
+		}
+	}
+	if len(plain) > 0 {
+		place := portPlace(p)
+		place.Field = strings.TrimSuffix(place.Field, ".protocol")
+		r.report(at(config.Warning, CodeTLSToPlain, place,
+			"TLS goes to port 80 of %s, where plain HTTP is spoken (%s); write targetPort: 443 here, or the port in the endpoint's ports", listed(plain), who))
+	}
+}
+
 // plainToTLS: endpoints on 443 that get plain HTTP.
 func (r *run) plainToTLS(p *translate.Plan) {
 	if p.States("tls") {
 		return // mode: DISABLE says that plain text is meant
 	}
+	other := r.selectiveTLS(p.Host)
 	for _, e := range p.Endpoints {
-		if e.Port == tlsPort {
+		switch {
+		case e.Port != tlsPort:
+		case other != nil:
+			r.report(at(config.Note, CodePlainToTLS, e.At,
+				"plain HTTP goes to port 443 of %s from callers without the labels that %s at %s selects; give --labels to look at those",
+				e.Address, other.Key, other.Origin))
+		default:
 			r.report(at(config.Warning, CodePlainToTLS, e.At,
 				"plain HTTP goes to port 443 of %s, which answers it with an error; have a DestinationRule for %s with trafficPolicy.tls.mode: SIMPLE",
 				e.Address, p.Host))
 		}
 	}
+}
+
+// selectiveTLS gives a DestinationRule for the host that speaks TLS for some workloads only; nil where there is none.
+func (r *run) selectiveTLS(host string) *config.Object {
+	for _, o := range r.set.All(config.DestinationRule) {
+		dr := o.Spec.(*networking.DestinationRule)
+		tp := dr.TrafficPolicy
+		speaks := tp.GetTls() != nil || slices.ContainsFunc(tp.GetPortLevelSettings(), func(p *networking.TrafficPolicy_PortTrafficPolicy) bool { return p.Tls != nil })
+		if dr.WorkloadSelector != nil && speaks && covers(normal(dr.Host), normal(host)) {
+			return o
+		}
+	}
+	return nil
 }
 
 // names judges the names that are verified without asking anybody: what can't stand in a ClientHello, and endpoints whose
