@@ -13,7 +13,6 @@ import (
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"github.com/spf13/cobra"
 
 	"detour.dev/detour/internal/admin"
@@ -51,12 +50,12 @@ func (pcState) Hosts() []admin.Host {
 	return []admin.Host{{Cluster: "outbound|80||mydb.com", Address: "10.9.0.1:81", EjectedFor: 3000, LastError: "connection refused"}}
 }
 
-func (pcState) Listeners() *adminv3.Listeners                  { return &adminv3.Listeners{} }
-func (pcState) Endpoints() []*endpointv3.ClusterLoadAssignment { return nil }
-func (pcState) Rejected() []admin.Rejected                     { return nil }
-func (pcState) ServerState() adminv3.ServerInfo_State          { return adminv3.ServerInfo_LIVE }
-func (pcState) Drain()                                         {}
-func (pcState) Quit()                                          {}
+func (pcState) Listeners() *adminv3.Listeners         { return &adminv3.Listeners{} }
+func (pcState) Endpoints() []admin.Assigned           { return nil }
+func (pcState) Rejected() []admin.Rejected            { return nil }
+func (pcState) ServerState() adminv3.ServerInfo_State { return adminv3.ServerInfo_LIVE }
+func (pcState) Drain()                                {}
+func (pcState) Quit()                                 {}
 
 // startAdmin serves the admin API on this process's own socket, as run and proxy do.
 func startAdmin(t *testing.T) (socket string) {
