@@ -349,8 +349,8 @@ func (a *assembly) routes(all []*routev3.RouteConfiguration, own element) error 
 	if len(all) == 0 {
 		return nil
 	}
-	var hosts []*routev3.VirtualHost
-	var keys []any
+	hosts := make([]*routev3.VirtualHost, 0, manyHosts(all))
+	keys := make([]any, 0, cap(hosts))
 	for _, rc := range all {
 		for _, vh := range rc.GetVirtualHosts() {
 			hosts, keys = append(hosts, vh), append(keys, vh)

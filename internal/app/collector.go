@@ -18,9 +18,10 @@ const (
 	collectorMost  = 800      // percent
 	collectorLeast = 15       // percent
 	collectorTick  = 2 * time.Second
-	// collectorBusy is from how many collections in a tick on there is much garbage, collectorCalm after how many ticks
-	// without there is little again.
-	collectorBusy  = 2
+	// There is much garbage where each of collectorTicks ticks saw collectorBusy collections, and little again after
+	// collectorCalm ticks that did not. A few changes of the configuration are not much.
+	collectorBusy  = 4
+	collectorTicks = 2
 	collectorCalm  = 5
 	defaultPercent = 100
 	// loadPercent is the pace while the first configuration is read: what it leaves behind should not be most of what the
@@ -61,16 +62,21 @@ func paceCollector() func(context.Context) error {
 // pace remembers how busy the collector was.
 type pace struct {
 	cycles uint64 // so far
+	ticks  int    // that were busy, one after the other
 	busy   int    // ticks until the garbage counts as little again
 }
 
 // percent is how much a live heap of so many bytes may grow before the next collection, in steps, so that it is seldom
 // set. cycles counts the collections so far; it is called once a tick.
 func (p *pace) percent(live, cycles uint64) int {
-	if cycles-p.cycles >= collectorBusy && p.cycles > 0 {
+	p.busy = max(p.busy-1, 0)
+	if p.cycles > 0 && cycles-p.cycles >= collectorBusy {
+		p.ticks++
+	} else {
+		p.ticks = 0
+	}
+	if p.ticks >= collectorTicks || p.ticks > 0 && p.busy > 0 {
 		p.busy = collectorCalm
-	} else if p.busy > 0 {
-		p.busy--
 	}
 	p.cycles = cycles
 	room := int(collectorRoom * 100 / max(live, 1<<20))

@@ -19,7 +19,7 @@ func TestPaceOfMuchGarbage(t *testing.T) {
 	for tick, c := range []struct {
 		cycles uint64
 		want   int
-	}{{30, 25}, {31, 25}, {32, 25}, {34, 100}, {34, 100}, {35, 100}, {35, 100}, {36, 100}, {36, 25}, {37, 25}, {41, 100}} {
+	}{{30, 25}, {31, 25}, {35, 25}, {38, 25}, {42, 25}, {46, 100}, {46, 100}, {50, 100}, {53, 100}, {53, 100}, {53, 100}, {53, 100}, {53, 25}, {57, 25}, {61, 100}} {
 		if got := p.percent(64<<20, c.cycles); got != c.want {
 			t.Errorf("tick %d, %d collections: %d %%, want %d %%", tick, c.cycles, got, c.want)
 		}

@@ -20,6 +20,7 @@ type store struct {
 	order   []string // names of all files, in path order; those that are gone stay until they are settled
 	issues  []config.Issue
 	changed bool
+	round   uint64 // updates so far
 }
 
 // file is one file: its present contents, judged, and the objects that are served of it.
@@ -34,7 +35,8 @@ type file struct {
 	since  time.Time // when data came
 	seen   time.Time // when the source last saw it so; zero: the clock decides whether it has stood still
 	whole  bool
-	gone   bool // not in the source any more
+	gone   bool   // not in the source any more
+	round  uint64 // the last update that had it
 	// settled: all of judged is in force.
 	settled bool
 
@@ -161,18 +163,20 @@ func (s *store) update(u source.Update, now time.Time) {
 	if !slices.Equal(s.issues, u.Issues) {
 		s.issues, s.changed = u.Issues, true
 	}
-	here := map[string]bool{}
-	var order []string
+	s.round++
+	order := make([]string, 0, max(len(u.Files), len(s.order)))
 	for _, in := range u.Files {
-		here[in.Name] = true
 		order = append(order, in.Name)
 		f := s.files[in.Name]
+		if f != nil {
+			f.round = s.round
+		}
 		if f != nil && !f.gone && bytes.Equal(f.data, in.Data) {
 			f.confirm(u.At)
 			continue
 		}
 		if f == nil {
-			f = &file{}
+			f = &file{round: s.round}
 			s.files[in.Name] = f
 		}
 		f.data, f.whole, f.since, f.seen, f.gone, f.settled = in.Data, in.Whole, now, u.At, false, false
@@ -180,7 +184,7 @@ func (s *store) update(u source.Update, now time.Time) {
 	}
 	for _, name := range s.order { // files that are gone keep their place for as long as they serve
 		f := s.files[name]
-		if f == nil || here[name] {
+		if f == nil || f.round == s.round {
 			continue
 		}
 		if !f.gone {

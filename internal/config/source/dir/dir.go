@@ -39,6 +39,7 @@ type Dir struct {
 	files map[string]*state // by path
 	lists map[string]*list  // of directories
 	scans uint64
+	chunk []byte // for reading what is probably the same again
 	// renamed are paths into which the kernel says a file was renamed since the last scan.
 	renamed map[string]bool
 }
@@ -221,7 +222,11 @@ func (d *Dir) read(path string, now time.Time) (changed bool, err error) {
 		old.info.ModTime().Equal(info.ModTime()) && now.Sub(info.ModTime()) > racy {
 		return false, nil
 	}
-	data, info, err := readFile(path)
+	var known []byte
+	if old != nil {
+		known = old.data
+	}
+	data, info, err := d.readFile(path, known)
 	if err != nil {
 		return false, err
 	}
@@ -247,8 +252,8 @@ func (d *Dir) dangling(path string, err error) error {
 }
 
 // readFile gives a file's contents and what was known of that very file: by its name another one may be found a moment
-// earlier or later.
-func readFile(path string) ([]byte, fs.FileInfo, error) {
+// earlier or later. It gives known itself where the file still holds that.
+func (d *Dir) readFile(path string, known []byte) ([]byte, fs.FileInfo, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, err
@@ -258,7 +263,12 @@ func readFile(path string) ([]byte, fs.FileInfo, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	data := make([]byte, 0, min(max(info.Size(), 0), decode.MaxFileSize)+1)
+	same, err := d.compare(f, known)
+	if err != nil {
+		return known[:same:same], info, ignoreEOF(err)
+	}
+	data := make([]byte, 0, min(max(info.Size(), int64(same+len(d.chunk))), decode.MaxFileSize)+1)
+	data = append(append(data, known[:same]...), d.chunk...)
 	for {
 		n, err := f.Read(data[len(data):cap(data)])
 		data = data[:len(data)+n]
@@ -271,6 +281,31 @@ func readFile(path string) ([]byte, fs.FileInfo, error) {
 			data = slices.Grow(data, 1)
 		}
 	}
+}
+
+// compare reads as long as the file holds what is known, and tells how much of that it does; what comes then is in d.chunk.
+// An error, which may be io.EOF, says that nothing comes.
+func (d *Dir) compare(f *os.File, known []byte) (same int, err error) {
+	const size = 32 << 10
+	d.chunk = slices.Grow(d.chunk[:0], size)
+	for len(known) > 0 {
+		n, err := f.Read(d.chunk[:size])
+		if !bytes.HasPrefix(known[same:], d.chunk[:n]) {
+			d.chunk = d.chunk[:n]
+			return same, nil
+		}
+		if same += n; err != nil {
+			return same, err
+		}
+	}
+	return 0, nil
+}
+
+func ignoreEOF(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return err
 }
 
 func unreadable(path string, err error) config.Issue {

@@ -306,3 +306,24 @@ func TestSlowReceiver(t *testing.T) {
 	}
 	w.until("a.yaml=4 b.yaml=4")
 }
+
+// TestReadsWhatChanged: what is compared with what is known is read as it is, and what is the same is not read anew.
+func TestReadsWhatChanged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	long := strings.Repeat("0123456789", 10_000)
+	contents := []string{"", "a", "b", long, long + "x", "x" + long, long[:70_000] + "y" + long[70_001:], long[:50_000], ""}
+	d := New(nil, Options{})
+	for _, known := range contents {
+		for _, now := range contents {
+			write(t, path, now)
+			k := []byte(known)
+			got, _, err := d.readFile(path, k)
+			if err != nil || string(got) != now {
+				t.Fatalf("%d bytes after %d: %d bytes, %v", len(now), len(known), len(got), err)
+			}
+			if known == now && now != "" && &got[0] != &k[0] {
+				t.Errorf("%d bytes were read anew", len(now))
+			}
+		}
+	}
+}
