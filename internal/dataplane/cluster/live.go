@@ -166,7 +166,11 @@ func (l *live) report(e *lb.Endpoint, o lb.Outcome) {
 	if o.Failed() {
 		e.SetLastError(o.Reason(), o.Now)
 		if o.Kind == lb.ConnectFailed || o.Kind == lb.ConnectTimeout {
-			e.MoveOn()
+			if o.Addr.IsValid() {
+				e.MoveOnFrom(o.Addr)
+			} else {
+				e.MoveOn()
+			}
 			l.refresh(e.Host)
 		}
 	}

@@ -127,6 +127,8 @@ type Outcome struct {
 	Kind   OutcomeKind
 	Status int   // of a Response
 	Err    error // of a failure; shown as the endpoint's last error
+	// Addr is where a connection could not be made; of a logical host the one that it moves on from. Invalid: the one in use.
+	Addr netip.AddrPort
 }
 
 // Failed tells whether the outcome counts against the endpoint when nothing but the status decides.

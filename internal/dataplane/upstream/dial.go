@@ -261,7 +261,7 @@ func (d *Dial) fail(err *proxyerr.Error) *proxyerr.Error {
 	if err.Kind == lb.ConnectTimeout {
 		st.UpstreamCxConnectTimeout.Inc()
 	}
-	d.res.Done(lb.Outcome{Now: d.p.D.Now(), Kind: err.Kind, Err: err.Cause})
+	d.res.Done(lb.Outcome{Now: d.p.D.Now(), Kind: err.Kind, Err: err.Cause, Addr: d.addr})
 	d.judged(err.Kind)
 	if err.Kind != lb.OurFault {
 		d.p.Clusters.Refresh(h)

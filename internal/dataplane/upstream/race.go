@@ -125,6 +125,12 @@ func (q *Race) Connected(d *Dial, c *Conn, res lb.Result) {
 		q.c.Stats().Detour.HedgeWon.Inc()
 	}
 	q.remove(d)
+	for i := q.n - 1; i >= 0; i-- {
+		if o := q.dials[i]; o.Host() == d.Host() { // another address of a logical host: the host has answered
+			q.remove(o)
+			o.cancel()
+		}
+	}
 	q.Abandon()
 	q.racer.Won(c, res)
 }
@@ -154,16 +160,19 @@ func (q *Race) ConnectSlow(d *Dial) {
 		return
 	}
 	q.c.Hedge().Release() // it bounds how many begin, not how many run
+	d.Host().MoveOnFrom(d.addr)
 	q.beside()
 }
 
+// anotherWell says whether another endpoint could serve at once, or might at another address.
 func (q *Race) anotherWell(than *lb.Host) bool {
-	return q.c.AnotherWell(than, q.c.Config().HasOutlierDetection, q.pick.Tried...)
+	return !q.pick.Exhausted(than) || q.c.AnotherWell(than, q.c.Config().HasOutlierDetection, q.pick.Tried...)
 }
 
 // next runs when it is time for another attempt.
 func (q *Race) next() {
 	if q.n > 0 && q.anotherWell(q.dials[q.n-1].Host()) {
+		q.dials[q.n-1].Host().MoveOnFrom(q.dials[q.n-1].addr)
 		q.beside()
 	}
 }

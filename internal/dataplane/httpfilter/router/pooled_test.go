@@ -1,6 +1,7 @@
 package router_test
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -148,6 +149,28 @@ func TestTwoSilent(t *testing.T) {
 	}
 	st := p.Cluster(s).Stats()
 	planetest.Until(t, "both ejected", func() bool { return st.OutlierDetection.EjectionsActive.Value() == 2 })
+}
+
+// TestSilentAddress: where the first address of a logical host is silent, the next serves within half a second, nobody is ejected,
+// and later requests begin there.
+func TestSilentAddress(t *testing.T) {
+	good := planetest.NewUpstream(t, planetest.Serve("good"))
+	s := planetest.One(planetest.Silent(t))
+	s.Outlier = true
+	p := planetest.Start(t, dataplane.Options{}, s)
+	silent := p.Cluster(s).Hosts().Endpoints()[0]
+	silent.SetTargets([]netip.AddrPort{silent.Address, good.Addr})
+	for i, limit := range []time.Duration{most, hedge} {
+		began := time.Now()
+		a := p.Dial(s.Address()).Do("POST", "")
+		if took := time.Since(began); a.Text != "good" || took > limit {
+			t.Errorf("request %d got %q after %v", i, a.Text, took)
+		}
+	}
+	st := p.Cluster(s).Stats()
+	if n, fails := st.OutlierDetection.EjectionsActive.Value(), st.UpstreamCxConnectFail.Value(); n != 0 || fails != 0 {
+		t.Errorf("%d ejected, %d failures", n, fails)
+	}
 }
 
 // TestConnectionLimit: with one connection allowed, a second request waits for it; beyond max_pending_requests it is turned

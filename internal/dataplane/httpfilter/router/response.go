@@ -293,6 +293,10 @@ func (r *Router) upstreamEnded(err error) {
 			Detail: proxyerr.ConnectionTermination, Cause: err})
 		return
 	}
+	if err == io.EOF && c.In.Fill > c.In.Base { // in the middle of a head
+		r.protocolError(http1.ErrTruncated)
+		return
+	}
 	e := &proxyerr.Error{Flags: sf.UpstreamConnectionTermination, Kind: lb.Reset,
 		Detail: proxyerr.ConnectionTermination, Cause: err}
 	e.Unsent = r.nothingArrived(c, err)
