@@ -76,7 +76,7 @@ func (c *compiler) contexts(s *service) []*clusterContext {
 			sub := &s.rule.subsets[i]
 			out = append(out, &clusterContext{
 				service: s, port: port, subset: sub, from: s.rule.from, upgrades: c.mesh.upgradesHTTP2,
-				policy:  c.policyFor(s.rule, port.number, sub),
+				policy:  c.policyFor(s.rule, port.number, sub).below(whole.policy),
 				members: c.membersOf(s, port, sub.Labels),
 			})
 		}
@@ -96,7 +96,7 @@ func (c *compiler) cluster(cc *clusterContext) (*clusterv3.Cluster, *endpointv3.
 		LbPolicy:       clusterv3.Cluster_LEAST_REQUEST,
 		Metadata:       c.clusterMetadata(cc),
 	}
-	groups := c.place(cc.members, c.placementFor(cc.policy), cc.policy.outlier != nil)
+	groups := c.place(cc.members, c.placementFor(s, cc.policy), c.failsOver(cc))
 	var assignment *endpointv3.ClusterLoadAssignment
 	switch s.spec.Resolution {
 	case networking.ServiceEntry_DNS, networking.ServiceEntry_DNS_ROUND_ROBIN:
@@ -114,13 +114,16 @@ func (c *compiler) cluster(cc *clusterContext) (*clusterv3.Cluster, *endpointv3.
 		c.forwardDynamically(cl, s.host)
 	default:
 		toOriginalDestination(cl)
+		if p := portNamed(s.spec, cc.port.number); p.GetTargetPort() > 0 {
+			cl.LbConfig = &clusterv3.Cluster_OriginalDstLbConfig_{OriginalDstLbConfig: &clusterv3.Cluster_OriginalDstLbConfig{
+				UpstreamPortOverride: wrapperspb.UInt32(p.TargetPort),
+			}}
+		}
 	}
 	c.applyPool(cc, cl)
 	c.applyBalancer(cc, cl)
 	c.applyOutlier(s, cl, cc.policy.outlier)
-	if codes := cc.policy.outlier.GetOutlierDetectionHttpErrorCodes(); len(codes) > 0 {
-		cc.httpOptions().OutlierDetection = &httpv3.HttpProtocolOptions_OutlierDetection{ErrorMatcher: countedStatuses(codes)}
-	}
+	c.countStatuses(cc)
 	c.applyTLS(cc, cl)
 	applyProtocol(cc, cl)
 	if cl.LbPolicy == clusterv3.Cluster_CLUSTER_PROVIDED {
@@ -282,20 +285,18 @@ func (cc *clusterContext) followsClient() bool {
 // applyProtocol writes the upstream HTTP version and what else stands in HttpProtocolOptions; the options demand a version
 // as soon as they say anything.
 func applyProtocol(cc *clusterContext, cl *clusterv3.Cluster) {
-	h2 := &corev3.Http2ProtocolOptions{}
-	if cc.speaksHTTP2() {
-		h2 = http2Options(cc.policy.pool.GetHttp())
-	}
 	switch {
 	case cc.followsClient():
 		cc.httpOptions().UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
 			UseDownstreamProtocolConfig: &httpv3.HttpProtocolOptions_UseDownstreamHttpConfig{
-				HttpProtocolOptions: &corev3.Http1ProtocolOptions{}, Http2ProtocolOptions: h2,
+				HttpProtocolOptions: &corev3.Http1ProtocolOptions{}, Http2ProtocolOptions: &corev3.Http2ProtocolOptions{},
 			},
 		}
 	case cc.speaksHTTP2():
 		cc.httpOptions().UpstreamProtocolOptions = explicit(&httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: h2},
+			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
+				Http2ProtocolOptions: http2Options(cc.policy.pool.GetHttp()),
+			},
 		})
 	case cc.options != nil:
 		cc.options.UpstreamProtocolOptions = explicit(&httpv3.HttpProtocolOptions_ExplicitHttpConfig{

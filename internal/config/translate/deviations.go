@@ -4,6 +4,7 @@ package translate
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -12,12 +13,14 @@ import (
 	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/common/dns/v3"
 	dnsclusterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/xds"
 )
 
 // This file holds every place where detour's snapshot differs from istiod's on purpose (DESIGN.md, "Where detour differs
@@ -142,12 +145,74 @@ func (c *compiler) destinationPort(d *networking.Destination, port servicePort) 
 }
 
 // namedAddresses belongs to deviation 3 (T15): requests to any of a host's addresses are for it. istiod makes a service of
-// each address and names only the last one in its routes.
-func (c *compiler) namedAddresses(s *service) []netip.Prefix {
-	if c.group.CompatIstio && len(s.vips) > 1 {
-		return s.vips[len(s.vips)-1:]
+// each address and names only the last one with the port in its routes, even where it is a range, which names nothing.
+func (c *compiler) namedAddresses(s *service, port uint32) []string {
+	var out []string
+	if c.group.CompatIstio && !s.kubernetes() {
+		for _, o := range s.entries {
+			se := entryOf(o)
+			if port != 0 && portNamed(se, port) == nil {
+				continue
+			}
+			out = nil
+			if n := len(se.Addresses); n > 0 {
+				out = []string{literalDomain(se.Addresses[n-1])}
+			}
+		}
+		return out
 	}
-	return s.vips
+	for _, p := range s.vips {
+		if p.IsSingleIP() {
+			out = append(out, addressDomain(p.Addr()))
+		}
+	}
+	return out
+}
+
+// literalDomain is how istiod writes a stated address or range as a domain.
+func literalDomain(address string) string {
+	if p, err := netip.ParsePrefix(address); err == nil && p.IsSingleIP() {
+		address = p.Addr().String()
+	}
+	if strings.Contains(address, ":") {
+		return "[" + address + "]"
+	}
+	return address
+}
+
+// asked belongs to deviation 3: a real sidecar asks only for the route configurations that its listeners name. detour keeps
+// the others as well, for a plain HTTP proxy finds every port's hosts in them.
+func (c *compiler) asked(names map[string]bool, configs []*routev3.RouteConfiguration, sums []xds.Sum) ([]*routev3.RouteConfiguration, []xds.Sum) {
+	if !c.group.CompatIstio {
+		return configs, sums
+	}
+	var out []*routev3.RouteConfiguration
+	var outSums []xds.Sum
+	for i, rc := range configs {
+		if names[rc.Name] {
+			out, outSums = append(out, rc), append(outSums, sums[i])
+		}
+	}
+	return out, outSums
+}
+
+// joinsSniffed belongs to deviation 3: istiod forgets a port without protocol where another host has one at the same
+// address. With detour what tells it from that one, a range of addresses, still leads to it.
+func (c *compiler) joinsSniffed() bool { return !c.group.CompatIstio }
+
+// afterSubnets belongs to deviation 3: a tls rule's destinationSubnets hold for that match. With istiod they hold for all
+// that follow as well.
+func (c *compiler) afterSubnets(own, stated []netip.Prefix) []netip.Prefix {
+	if c.group.CompatIstio {
+		return stated
+	}
+	return own
+}
+
+// looksUpUndeclared belongs to deviation 3: with ALLOW_ANY_DYNAMIC_DNS istiod sends requests for undeclared hosts to where their
+// Host resolves to. With detour they go where the application wanted to go, having looked the name up itself.
+func (c *compiler) looksUpUndeclared() bool {
+	return c.group.CompatIstio && c.mesh.looksUp
 }
 
 // copiesOf belongs to deviation 3 (T15): istiod makes one service of each stated address and then gives a STATIC service's
@@ -222,6 +287,49 @@ func (c *compiler) blocked(s *service, p policy) string {
 		return at.Object.Key.String() + " at " + c.current(at.Object).At(at.Field).String() + " asks for a mesh's own certificates, which do not exist here"
 	}
 	return ""
+}
+
+// failsOver tells whether outlierDetection gives a cluster's endpoints their priorities. istiod forgets MeshConfig's
+// defaultTrafficPolicy there where endpoints come by EDS; with detour (deviation 3) it counts like a rule's own.
+func (c *compiler) failsOver(cc *clusterContext) bool {
+	od := cc.policy.outlier
+	if c.group.CompatIstio && !resolvesByName(cc.service.spec.Resolution) {
+		return od != nil && od != c.mesh.defaults.GetOutlierDetection()
+	}
+	return od != nil
+}
+
+// countStatuses belongs to deviation 3: outlierDetectionHttpErrorCodes decides which statuses count, as the field's
+// documentation says. istiod does not read it.
+func (c *compiler) countStatuses(cc *clusterContext) {
+	if codes := cc.policy.outlier.GetOutlierDetectionHttpErrorCodes(); len(codes) > 0 && !c.group.CompatIstio {
+		cc.httpOptions().OutlierDetection = &httpv3.HttpProtocolOptions_OutlierDetection{ErrorMatcher: countedStatuses(codes)}
+	}
+}
+
+// followsRequest belongs to deviation 3: SNI and the name to verify can be those of a request only where there are requests.
+// istiod says so of every cluster, and Envoy takes no notice where connections are relayed.
+func (c *compiler) followsRequest(cc *clusterContext) bool {
+	return c.group.CompatIstio || cc.port.protocol.http()
+}
+
+// meetsMesh belongs to deviation 3: istiod expects a mesh's proxies behind a dynamic host that is MESH_INTERNAL and has no TLS
+// settings, and takes the names to send and verify from its requests. There is no mesh here.
+func (c *compiler) meetsMesh(cc *clusterContext) bool {
+	return c.group.CompatIstio && cc.dynamic() && cc.policy.tls == nil && !cc.service.external()
+}
+
+// leavesProxyOut belongs to deviation 3: of a MESH_INTERNAL host without TLS settings istiod expects that a mesh's proxies may
+// stand before its endpoints, and wraps only what it sends to those with the PROXY protocol.
+func (c *compiler) leavesProxyOut(cc *clusterContext, cl *clusterv3.Cluster) bool {
+	return c.group.CompatIstio && cc.policy.tls == nil && !cc.service.external() && cl.GetType() != clusterv3.Cluster_ORIGINAL_DST
+}
+
+// withheld belongs to deviation 3 (T14): without a workloadSelector istiod reads no Kubernetes secret for a sidecar, and
+// leaves TLS out. detour blocks such a cluster.
+func (c *compiler) withheld(cc *clusterContext, t *networking.ClientTLSSettings) bool {
+	return c.group.CompatIstio && t.CredentialName != "" && !strings.HasPrefix(t.CredentialName, "configmap://") &&
+		cc.service.rule.selector == nil
 }
 
 // faultDefault belongs to deviation 3 (T13): a fault without a percentage hits every request, as the field's documentation

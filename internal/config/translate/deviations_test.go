@@ -3,6 +3,7 @@ package translate_test
 //lint:file-ignore SA1019 istiod emits fields that Envoy calls deprecated
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/config/decode"
 	"detour.dev/detour/internal/xds"
 )
 
@@ -315,6 +317,95 @@ spec: {hosts: [a.example.com], http: [{route: [{destination: {host: a.example.co
 	}
 }
 
+// TestDeviationsOfRareFields shows what a field that few set becomes, for detour and for Istio.
+func TestDeviationsOfRareFields(t *testing.T) {
+	static := func(more string) string {
+		return "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\nspec:\n  hosts: [a.example.com]\n  resolution: STATIC\n" +
+			"  endpoints: [{address: 192.0.2.1, locality: us-east1}, {address: 192.0.2.2, locality: us-west}]\n" + more + "\n---\n"
+	}
+	dynamic := "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\nspec:\n  hosts: ['*.example.com']\n  resolution: DYNAMIC_DNS\n" +
+		"  location: MESH_INTERNAL\n  ports: [{number: 80, name: http, protocol: HTTP}]\n---\n"
+	http := static("  ports: [{number: 80, name: http, protocol: HTTP}]")
+	options := func(t *testing.T, s *xds.Snapshot, name string) string {
+		a := clusterNamed(t, s, name).TypedExtensionProtocolOptions["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+		if a == nil {
+			return ""
+		}
+		o := unpack(t, a, &httpv3.HttpProtocolOptions{})
+		return fmt.Sprint(o.UpstreamHttpProtocolOptions.GetAutoSni(), o.OutlierDetection != nil)
+	}
+	socket := func(t *testing.T, s *xds.Snapshot) string {
+		for _, c := range s.Clusters {
+			if c.Name == aCluster {
+				return c.TransportSocket.GetName()
+			}
+		}
+		return "no cluster"
+	}
+	for name, tc := range map[string]struct {
+		yaml, mesh string
+		show       func(*testing.T, *xds.Snapshot) string
+		own, istio string
+	}{
+		"defaultTrafficPolicy's outlierDetection": {http, "defaultTrafficPolicy: {outlierDetection: {consecutive5xxErrors: 1}}", func(_ *testing.T, s *xds.Snapshot) string {
+			return fmt.Sprint(s.Endpoints[0].Endpoints[1].Priority)
+		}, "1", "0"},
+		"outlierDetectionHttpErrorCodes": {http + ruleWith("{outlierDetection: {outlierDetectionHttpErrorCodes: [500]}}"), "", func(t *testing.T, s *xds.Snapshot) string {
+			return options(t, s, aCluster)
+		}, "false true", ""},
+		"tls on a TCP port": {static("  ports: [{number: 80, name: tcp, protocol: TCP}]\n  addresses: [192.0.2.9]") + ruleWith("{tls: {mode: SIMPLE}}"), "", func(t *testing.T, s *xds.Snapshot) string {
+			return options(t, s, aCluster)
+		}, "", "true false"},
+		"credentialName without a workloadSelector": {http + ruleWith("{tls: {mode: SIMPLE, credentialName: c}}"), "", socket, "no cluster", ""},
+		"a dynamic host in the mesh": {dynamic, "", func(t *testing.T, s *xds.Snapshot) string {
+			return options(t, s, "outbound|80||*.example.com")
+		}, "", "true false"},
+		"proxyProtocol to a host in the mesh": {
+			static("  location: MESH_INTERNAL\n  ports: [{number: 80, name: http, protocol: HTTP}]") + ruleWith("{proxyProtocol: {}}"), "", socket,
+			"envoy.transport_sockets.upstream_proxy_protocol", "",
+		},
+		"routes that no listener asks for": {static("  ports: [{number: 80, name: any}]\n  addresses: [192.0.2.9]"), "", func(_ *testing.T, s *xds.Snapshot) string {
+			var out []string
+			for _, r := range s.Routes {
+				out = append(out, r.Name)
+			}
+			return strings.Join(out, " ")
+		}, "80 a.example.com:80", "a.example.com:80"},
+		"a port without protocol beside an HTTP one": {
+			http + strings.NewReplacer("name: a}", "name: b}", "a.example", "b.example").Replace(static("  ports: [{number: 80, name: any}]\n  addresses: [192.0.2.0/24]")), "",
+			func(_ *testing.T, s *xds.Snapshot) string { return fmt.Sprint(len(s.Listeners[0].FilterChains)) }, "2", "1",
+		},
+		"destinationSubnets of an earlier match": {
+			static("  ports: [{number: 443, name: tls, protocol: TLS}]") + `
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: a}
+spec:
+  hosts: [a.example.com]
+  tls:
+  - match: [{sniHosts: [a.example.com], destinationSubnets: [192.0.2.0/24]}, {sniHosts: [a.example.com]}]
+    route: [{destination: {host: a.example.com}}]
+`, "", func(_ *testing.T, s *xds.Snapshot) string { return fmt.Sprint(len(s.Listeners[0].FilterChains)) }, "2", "1",
+		},
+		"ALLOW_ANY_DYNAMIC_DNS": {http, "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}", func(_ *testing.T, s *xds.Snapshot) string {
+			vhs := s.Routes[0].VirtualHosts
+			return vhs[len(vhs)-1].Name
+		}, "allow_any", "allow_any_dynamic_dns"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mesh, _ := decode.Mesh("mesh.yaml", []byte(tc.mesh))
+			g := inEast()
+			for _, want := range []string{tc.own, tc.istio} {
+				s, _ := compileSet(t, config.NewSet(objects(t, tc.yaml), nil, nil).WithMesh(mesh), g)
+				if got := tc.show(t, s); got != want {
+					t.Errorf("compat %v: %q, want %q", g.CompatIstio, got, want)
+				}
+				g.CompatIstio = true
+			}
+		})
+	}
+}
+
 // TestEveryDeviationIsShown: each function of deviations.go has a test that shows both outputs.
 func TestEveryDeviationIsShown(t *testing.T) {
 	shown := map[string]func(*testing.T){
@@ -325,8 +416,12 @@ func TestEveryDeviationIsShown(t *testing.T) {
 		"copiesOf": TestDeviationTwoAddresses, "typedDNSCluster": TestDeviationTypedDNS, "limitByClient": TestDeviationTypedDNS,
 		"updateFrequency": TestDeviationUpdateFrequency, "takesAnyAddress": TestDeviationTCPWithoutAddress,
 		"blocked": TestDeviationCredentialName, "faultDefault": TestDeviationFault, "appendWord": TestDeviationRetryOn,
+		"failsOver": TestDeviationsOfRareFields, "countStatuses": TestDeviationsOfRareFields, "followsRequest": TestDeviationsOfRareFields,
+		"withheld": TestDeviationsOfRareFields, "meetsMesh": TestDeviationsOfRareFields, "leavesProxyOut": TestDeviationsOfRareFields,
+		"asked": TestDeviationsOfRareFields, "joinsSniffed": TestDeviationsOfRareFields, "afterSubnets": TestDeviationsOfRareFields,
+		"looksUpUndeclared": TestDeviationsOfRareFields,
 	}
-	helpers := map[string]bool{"dnsJitter": true, "annotated": true, "fileSource": true}
+	helpers := map[string]bool{"literalDomain": true, "dnsJitter": true, "annotated": true, "fileSource": true}
 	file, err := parser.ParseFile(token.NewFileSet(), "deviations.go", nil, parser.SkipObjectResolution)
 	if err != nil {
 		t.Fatal(err)

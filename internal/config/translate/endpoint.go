@@ -19,7 +19,8 @@ type member struct {
 	address  string // host name, IP address, or the path of a unix socket
 	port     uint32 // 0 for a unix socket
 	unix     bool
-	labels   map[string]string
+	labels   map[string]string // as written; see label
+	network  string
 	locality locality
 	weight   uint32
 	hostname string // what Envoy calls the endpoint; empty: its address
@@ -60,7 +61,7 @@ func (c *compiler) membersOf(s *service, port servicePort, labels map[string]str
 				if len(se.Endpoints) == 0 {
 					m.at.Field = "spec.hosts"
 				}
-				if usable(m, s.spec.Resolution) && labelsInclude(m.labels, labels) {
+				if usable(m, s.spec.Resolution) && m.labelled(labels) {
 					out = append(out, m)
 				}
 			}
@@ -85,7 +86,7 @@ func portNamed(se *networking.ServiceEntry, number uint32) *networking.ServicePo
 // memberOf places one WorkloadEntry. Its port is, in this order: none for a unix socket, the endpoint's own for the port's
 // name, the port's targetPort, the port's number. Weight 0 counts as 1.
 func memberOf(e *networking.WorkloadEntry, p *networking.ServicePort) member {
-	m := member{address: e.Address, labels: e.Labels, weight: max(e.Weight, 1), port: p.Number, locality: endpointLocality(e)}
+	m := member{address: e.Address, labels: e.Labels, network: e.Network, weight: max(e.Weight, 1), port: p.Number, locality: endpointLocality(e)}
 	switch {
 	case strings.HasPrefix(e.Address, unixPrefix):
 		m.address, m.unix, m.port = strings.TrimPrefix(e.Address, unixPrefix), true, 0
@@ -95,6 +96,16 @@ func memberOf(e *networking.WorkloadEntry, p *networking.ServicePort) member {
 		m.port = p.TargetPort
 	}
 	return m
+}
+
+// labelled tells whether an endpoint has every label of a subset.
+func (m member) labelled(want map[string]string) bool {
+	for k, v := range want {
+		if _, written := m.labels[k]; m.label(k) != v || v == "" && !written {
+			return false
+		}
+	}
+	return true
 }
 
 func resolvesByName(r networking.ServiceEntry_Resolution) bool {

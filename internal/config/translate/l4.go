@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	mongov3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/mongo_proxy/v3"
@@ -74,12 +75,8 @@ func (c *compiler) tlsChains(s *service, p servicePort, ranges []netip.Prefix, b
 		return out
 	}
 	ch := &chainPlan{ranges: ranges, filters: c.tcpFilters(s, p)}
-	dynamic := s.spec.Resolution == networking.ServiceEntry_DYNAMIC_DNS
-	if bySNI || dynamic {
+	if bySNI || s.spec.Resolution == networking.ServiceEntry_DYNAMIC_DNS {
 		ch.sni = []string{s.host}
-	}
-	if dynamic {
-		ch.filters = append([]*listenerv3.Filter{c.sniForwarder(s, p)}, ch.filters...)
 	}
 	return []*chainPlan{ch}
 }
@@ -87,7 +84,7 @@ func (c *compiler) tlsChains(s *service, p servicePort, ranges []netip.Prefix, b
 // sniRoutes gives the chains of VirtualServices' tls rules for a port.
 func (c *compiler) sniRoutes(s *service, p servicePort, ranges []netip.Prefix) []*chainPlan {
 	var out []*chainPlan
-	for _, o := range s.routers {
+	for _, o := range s.relays {
 		for _, rule := range o.Spec.(*networking.VirtualService).Tls {
 			for _, m := range rule.Match {
 				if len(rule.Route) == 0 || m.Port != 0 && m.Port != p.number || !forSidecars(m.Gateways) || !c.isSource(m.SourceLabels, m.SourceNamespace) {
@@ -96,6 +93,7 @@ func (c *compiler) sniRoutes(s *service, p servicePort, ranges []netip.Prefix) [
 				ch := &chainPlan{sni: m.SniHosts, ranges: ranges, filters: c.routedFilters(o, p, rule.Route)}
 				if len(m.DestinationSubnets) > 0 && p.number > 0 {
 					ch.ranges = prefixes(m.DestinationSubnets)
+					ranges = c.afterSubnets(ranges, ch.ranges)
 				}
 				if !slices.ContainsFunc(out, func(have *chainPlan) bool { return have.key() == ch.key() }) {
 					out = append(out, ch)
@@ -127,7 +125,7 @@ func (c *compiler) isSource(labels map[string]string, namespace string) bool {
 func (c *compiler) tcpChains(s *service, p servicePort, ranges []netip.Prefix) []*chainPlan {
 	var out []*chainPlan
 	if s.refused == nil {
-		for _, o := range s.routers {
+		for _, o := range s.relays {
 			for _, rule := range o.Spec.(*networking.VirtualService).Tcp {
 				if len(rule.Route) == 0 {
 					continue
@@ -167,6 +165,7 @@ func (c *compiler) tcpRule(rule *networking.TCPRoute, p servicePort) (subnets []
 		applies = true
 		subnets = append(subnets, prefixes(m.DestinationSubnets)...)
 	}
+	slices.SortStableFunc(subnets, func(a, b netip.Prefix) int { return strings.Compare(a.String(), b.String()) })
 	return subnets, applies
 }
 
@@ -178,7 +177,11 @@ func (c *compiler) tcpFilters(s *service, p servicePort) []*listenerv3.Filter {
 	}
 	cluster := clusterName(port, "", s.host)
 	t := &tcpv3.TcpProxy{StatPrefix: cluster, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster}}
-	return relay(s.rule, "", p, t)
+	out := relay(s.rule, "", p, t)
+	if s.spec.Resolution == networking.ServiceEntry_DYNAMIC_DNS {
+		out = append([]*listenerv3.Filter{c.sniForwarder(s, p)}, out...)
+	}
+	return out
 }
 
 // routedFilters relays bytes where a rule of a VirtualService leads. How connections live comes from the first

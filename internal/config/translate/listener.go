@@ -62,18 +62,22 @@ const (
 
 // chainPlan is one filter chain. Without sni, ranges and http it takes everything.
 type chainPlan struct {
+	routes  string // the name of the route configuration that its requests ask for
 	sni     []string
 	ranges  []netip.Prefix
 	http    bool // plain text that looks like HTTP
 	filters []*listenerv3.Filter
 }
 
-func (ch *chainPlan) matchesAll() bool { return len(ch.sni) == 0 && len(ch.ranges) == 0 && !ch.http }
+func (ch *chainPlan) matchesAll() bool {
+	return (len(ch.sni) == 0 || slices.Contains(ch.sni, "*")) && len(ch.ranges) == 0 && !ch.http
+}
 
 // key is the same for chains that Envoy could not tell apart.
 func (ch *chainPlan) key() string {
 	out := strconv.FormatBool(ch.http)
 	sni := slices.Compact(slices.Sorted(slices.Values(ch.sni)))
+	sni = slices.DeleteFunc(sni, func(s string) bool { return s == "*" })
 	ranges := make([]string, 0, len(ch.ranges))
 	for _, r := range ch.ranges {
 		ranges = append(ranges, r.Masked().String())
@@ -88,8 +92,9 @@ type listenerBuilder struct {
 	plans map[string]*listenerPlan
 }
 
-// listeners makes the listeners of all ports.
-func (c *compiler) listeners() []*listenerv3.Listener {
+// listeners makes the listeners of all ports, and tells which route configurations they ask for.
+func (c *compiler) listeners() (out []*listenerv3.Listener, routes map[string]bool) {
+	routes = map[string]bool{}
 	b := &listenerBuilder{c: c, plans: map[string]*listenerPlan{}}
 	for _, e := range c.egress {
 		if e.port != nil {
@@ -107,11 +112,13 @@ func (c *compiler) listeners() []*listenerv3.Listener {
 			}
 		}
 	}
-	var out []*listenerv3.Listener
 	for _, name := range sortedKeys(b.plans) {
 		out = append(out, c.listener(b.plans[name]))
+		for _, ch := range b.plans[name].chains {
+			routes[ch.routes] = true
+		}
 	}
-	return out
+	return out, routes
 }
 
 // anyAddress is the wildcard the group's listeners have.
@@ -212,9 +219,13 @@ func (b *listenerBuilder) addHTTP(e *egress, s *service, p servicePort, address 
 	if !fresh && pl.state != takesTCP {
 		return
 	}
-	ch := &chainPlan{filters: []*listenerv3.Filter{b.c.connectionManager(address, p.number, e.routeName(p.number))}}
+	routes := e.routeName(p.number)
+	ch := &chainPlan{routes: routes, filters: []*listenerv3.Filter{b.c.connectionManager(address, p.number, routes)}}
 	if address == b.c.anyAddress() && !e.proxied {
 		ch.http, pl.state = true, takesBoth
+	}
+	if !fresh {
+		pl.state = takesBoth
 	}
 	b.merge(pl, s, p, ch)
 }
@@ -232,7 +243,7 @@ func (b *listenerBuilder) addSniffed(e *egress, s *service, p servicePort, addre
 	if address != b.c.anyAddress() {
 		routes = sniffedRouteName(s, p)
 	}
-	http := &chainPlan{http: true, filters: []*listenerv3.Filter{b.c.connectionManager(address, p.number, routes)}}
+	http := &chainPlan{routes: routes, http: true, filters: []*listenerv3.Filter{b.c.connectionManager(address, p.number, routes)}}
 	switch {
 	case fresh || pl.state == takesHTTP:
 		pl.chains, pl.keys = append(tcp, http), map[string]bool{}
@@ -241,7 +252,7 @@ func (b *listenerBuilder) addSniffed(e *egress, s *service, p servicePort, addre
 		}
 	case pl.state == takesTCP:
 		b.merge(pl, s, p, append(tcp, http)...)
-	default:
+	case b.c.joinsSniffed():
 		b.merge(pl, s, p, tcp...)
 	}
 	pl.state = takesBoth

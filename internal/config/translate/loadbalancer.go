@@ -13,21 +13,24 @@ import (
 // applyBalancer writes DestinationRule.loadBalancer (istiod: cluster_traffic_policy.go applyLoadBalancer): LEAST_REQUEST
 // unless said otherwise, consistentHash as RING_HASH or MAGLEV, PASSTHROUGH as ORIGINAL_DST whatever the resolution.
 func (c *compiler) applyBalancer(cc *clusterContext, cl *clusterv3.Cluster) {
-	if cl.LbPolicy == clusterv3.Cluster_CLUSTER_PROVIDED {
+	if cc.service.spec.Resolution == networking.ServiceEntry_DYNAMIC_DNS {
 		return
 	}
-	p := c.placementFor(cc.policy)
+	p := c.placementFor(cc.service, cc.policy)
 	switch {
 	case p.zoneAware:
-		z := &clusterv3.Cluster_CommonLbConfig_ZoneAwareLbConfig{}
-		if p.minClusterSize > 0 {
-			z.MinClusterSize = wrapperspb.UInt64(p.minClusterSize)
+		z := &clusterv3.Cluster_CommonLbConfig_ZoneAwareLbConfig{MinClusterSize: p.minClusterSize}
+		if p.off {
+			z.RoutingEnabled = &typev3.Percent{}
 		}
 		cl.CommonLbConfig.LocalityConfigSpecifier = &clusterv3.Cluster_CommonLbConfig_ZoneAwareLbConfig_{ZoneAwareLbConfig: z}
 	case p.weighted(cc.policy.outlier != nil):
 		cl.CommonLbConfig.LocalityConfigSpecifier = &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
 			LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
 		}
+	}
+	if cl.LbPolicy == clusterv3.Cluster_CLUSTER_PROVIDED {
+		return
 	}
 	lb := cc.policy.balancer
 	if hash := lb.GetConsistentHash(); hash != nil {

@@ -5,7 +5,10 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/types/known/wrapperspb"
 	networking "istio.io/api/networking/v1alpha3"
+
+	"detour.dev/detour/internal/config"
 )
 
 // What istiod does (core/loadbalancer/loadbalancer.go; SEMANTICS §1.3): the DestinationRule's locality setting replaces
@@ -63,34 +66,46 @@ type placement struct {
 	distribute       []*networking.LocalityLoadBalancerSetting_Distribute
 	failover         []failoverRule
 	failoverPriority []string
+	forced           bool // as if outlierDetection were set
 	zoneAware        bool
-	minClusterSize   uint64 // zoneAware: Envoy's min_cluster_size, 0 = its default
+	minClusterSize   *wrapperspb.UInt64Value // zoneAware: Envoy's min_cluster_size
 	off              bool
 }
 
 // failoverRule sends a region's traffic first to another.
 type failoverRule struct{ from, to string }
 
-// placementFor picks the setting: the policy's (none at all where it says enabled: false), else the mesh's.
-func (c *compiler) placementFor(p policy) placement {
-	z := p.balancer.GetZoneAwareLbSetting()
-	if z == nil && p.balancer.GetLocalityLbSetting() == nil {
-		z = c.mesh.zoneAware
+// placementFor picks the setting: the policy's (none at all where it says enabled: false), else what the service's
+// traffic distribution asks for, else the mesh's. At each level zoneAwareLbSetting counts before localityLbSetting.
+func (c *compiler) placementFor(s *service, p policy) placement {
+	z, l := p.balancer.GetZoneAwareLbSetting(), p.balancer.GetLocalityLbSetting()
+	switch {
+	case z != nil:
+		return zoneAwarePlacement(z)
+	case l != nil:
+		return localityPlacement(l)
 	}
-	if z != nil {
-		if z.Enabled != nil && !z.Enabled.Value {
-			return placement{off: true}
-		}
-		out := placement{zoneAware: true, failoverPriority: z.FailoverPriority, minClusterSize: uint64(z.MinClusterSize.GetValue())}
-		for _, f := range z.Failover {
-			out.failover = append(out.failover, failoverRule{f.From, f.To})
-		}
-		return out
+	if near := distributions[trafficDistribution(s)]; near != nil {
+		return placement{failoverPriority: near, forced: true}
 	}
-	l := p.balancer.GetLocalityLbSetting()
-	if l == nil {
-		l = c.mesh.localityLB
+	if c.mesh.zoneAware != nil {
+		return zoneAwarePlacement(c.mesh.zoneAware)
 	}
+	return localityPlacement(c.mesh.localityLB)
+}
+
+func zoneAwarePlacement(z *networking.ZoneAwareLoadBalancerSetting) placement {
+	out := placement{zoneAware: true, failoverPriority: z.FailoverPriority, off: z.Enabled != nil && !z.Enabled.Value}
+	if z.MinClusterSize != nil {
+		out.minClusterSize = wrapperspb.UInt64(uint64(z.MinClusterSize.Value))
+	}
+	for _, f := range z.Failover {
+		out.failover = append(out.failover, failoverRule{f.From, f.To})
+	}
+	return out
+}
+
+func localityPlacement(l *networking.LocalityLoadBalancerSetting) placement {
 	if l.Enabled != nil && !l.Enabled.Value {
 		return placement{off: true}
 	}
@@ -101,38 +116,49 @@ func (c *compiler) placementFor(p policy) placement {
 	return out
 }
 
+// distributions gives the labels by which traffic stays near, by what the annotation networking.istio.io/traffic-distribution
+// of a ServiceEntry says (istiod: GetTrafficDistribution).
+var distributions = map[string][]string{
+	"preferclose":    {labelNetwork, labelRegion, labelZone},
+	"prefersamezone": {labelNetwork, labelRegion, labelZone},
+	"prefersamenode": {labelNetwork, labelRegion, labelZone, labelSubzone, config.LabelNode},
+}
+
+// trafficDistribution is what a service's annotation says, lower case; "" where it says nothing.
+func trafficDistribution(s *service) string {
+	return strings.ToLower(s.first.Annotations["networking.istio.io/traffic-distribution"])
+}
+
 // weighted tells whether Envoy must honour locality weights: with distribute, or with outlierDetection and explicit
 // failover settings.
 func (p placement) weighted(outlier bool) bool {
 	if p.off || p.zoneAware {
 		return false
 	}
-	return len(p.distribute) > 0 || outlier && (len(p.failover) > 0 || len(p.failoverPriority) > 0)
+	return len(p.distribute) > 0 || (outlier || p.forced) && (len(p.failover) > 0 || len(p.failoverPriority) > 0)
 }
 
 // place groups endpoints by locality and gives the groups their priorities and weights.
 func (c *compiler) place(members []member, p placement, outlier bool) []localityGroup {
 	groups := groupByLocality(members)
 	switch {
-	case p.off || c.node.locality == (locality{}) && len(p.failoverPriority) == 0:
+	case p.off:
 		return groups
 	case len(p.distribute) > 0:
 		distribute(groups, c.node.locality, p.distribute)
 		return groups
-	case !outlier && !p.zoneAware:
+	case !outlier && !p.zoneAware && !p.forced:
 		return groups
 	}
 	if len(p.failoverPriority) > 0 {
-		groups = byLabels(groups, c.node.labels, p.failoverPriority)
-		if len(p.failover) == 0 {
-			return compactPriorities(groups)
+		groups = compactPriorities(byLabels(groups, c.node.labels, p.failoverPriority))
+		if len(p.failover) == 0 && !p.zoneAware {
+			return groups
 		}
 	}
-	if c.node.locality != (locality{}) {
-		for i := range groups {
-			near, levels := nearness(c.node.locality, groups[i].locality, p)
-			groups[i].priority = groups[i].priority*levels + near
-		}
+	for i := range groups {
+		near, levels := nearness(c.node.locality, groups[i].locality, p)
+		groups[i].priority = groups[i].priority*levels + near
 	}
 	return compactPriorities(groups)
 }
@@ -253,20 +279,21 @@ func labelPriority(m member, caller map[string]string, keys []string) uint32 {
 	return base
 }
 
-// label gives an endpoint's label; topology labels follow from its locality where they are not written out.
+// label gives an endpoint's label. Those that follow from its locality count before written ones; that of its network does
+// not (istiod: AugmentLabels).
 func (m member) label(key string) string {
-	if v, ok := m.labels[key]; ok {
-		return v
-	}
+	follows := ""
 	switch key {
 	case labelRegion:
-		return m.locality.region
+		follows = m.locality.region
 	case labelZone:
-		return m.locality.zone
+		follows = m.locality.zone
 	case labelSubzone:
-		return m.locality.subzone
+		follows = m.locality.subzone
+	case labelNetwork:
+		return cmp.Or(m.labels[key], m.network)
 	}
-	return ""
+	return cmp.Or(follows, m.labels[key])
 }
 
 // compactPriorities numbers the priorities that occur from 0 without gaps, as Envoy demands.

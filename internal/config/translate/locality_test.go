@@ -56,7 +56,7 @@ func TestPlaceByRegion(t *testing.T) {
 			"0 us-east1/us-east1-b/rack1*1, 1 us-east1/us-east1-b/rack2*1, 2 us-east1/us-east1-c/rack9*1, 3 *1, 3 eu-west/eu-west-a*1, 3 us-central/us-central-a*1"},
 		"no outlierDetection, no priorities": {"us-east1", []string{"us-east1", "us-west"}, placement{}, false, "0 us-east1*1, 0 us-west*1"},
 		"switched off":                       {"us-east1", []string{"us-east1", "us-west"}, placement{off: true}, true, "0 us-east1*1, 0 us-west*1"},
-		"caller nowhere":                     {"", []string{"us-east1", "us-west", ""}, placement{}, true, "0 *1, 0 us-east1*1, 0 us-west*1"},
+		"caller nowhere":                     {"", []string{"us-east1", "us-west", ""}, placement{}, true, "0 *1, 1 us-east1*1, 1 us-west*1"},
 		"caller elsewhere":                   {"asia", []string{"us-east1", "us-west"}, placement{}, true, "0 us-east1*1, 0 us-west*1"},
 		"the walkthrough":                    {"us-east1/us-east1-b", []string{"us-east1", "us-west"}, placement{}, true, "0 us-east1*1, 1 us-west*1"},
 		"failover puts one region before the others": {"us-east1/b", []string{"us-east1", "eu-west", "us-central"}, failover("us-east1>eu-west"), true,

@@ -119,6 +119,7 @@ func (c *compiler) snapshot() (*xds.Snapshot, []config.Issue) {
 	snap.Endpoints, sums.Endpoints = out.assignments.list, out.assignments.sums
 	snap.Routes, sums.Routes = c.routeConfigs(out)
 	snap.Listeners, sums.Listeners = c.listenersAfter(out) // after the routes, which tell the filters they need
+	snap.Routes, sums.Routes = c.asked(out.listeners.routes, snap.Routes, sums.Routes)
 	c.namesAfter(out)
 	snap.Names, sums.Names = out.names, out.namesSum
 	snap.Version = snap.HashOf(sums)
@@ -266,6 +267,7 @@ type listenerUnit struct {
 	*unit
 	filters map[uint32]map[string]bool
 	list    []*listenerv3.Listener
+	routes  map[string]bool // the names of what they ask for
 	sums    []xds.Sum
 }
 
@@ -278,7 +280,7 @@ func (c *compiler) listenersAfter(out *output) ([]*listenerv3.Listener, []xds.Su
 		return before.list, before.sums
 	}
 	l := listenerUnit{filters: c.filters}
-	l.unit = c.compile(identity{}, func() { l.list = c.listeners() })
+	l.unit = c.compile(identity{}, func() { l.list, l.routes = c.listeners() })
 	c.replay(l.unit)
 	known := map[string]int{}
 	for i, m := range before.list {

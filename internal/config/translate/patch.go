@@ -214,9 +214,6 @@ func (c *compiler) replaceEntry(ch change) {
 			if s.first.Key == ch.now.Key {
 				s.first, s.spec = ch.now, entryOf(ch.now)
 			}
-			if s.at.Key == ch.now.Key {
-				s.at = ch.now
-			}
 			c.touch(s, gist)
 		})
 	}
@@ -259,14 +256,14 @@ func (c *compiler) enter(o *config.Object) bool {
 		own := newService(h, o)
 		c.complete(own)
 		c.attachRule(own)
-		c.candidates = within(c.candidates, own, compareOwn)
+		c.candidates = within(c.candidates, own, c.compareServices)
 		c.candidatesByHost[h] = []*service{own}
 		reached, seen := *own, *own
-		seen.routers = e.routersFor(h)
+		seen.routers, seen.relays = e.routersFor(h), e.relaysFor(h)
 		reached.inputs = c.inputsOf(&reached)
 		c.byHost[h], e.byHost[h] = &reached, &seen
-		c.services = within(c.services, &reached, compareOwn)
-		e.services = within(e.services, &seen, compareSeen)
+		c.services = within(c.services, &reached, c.compareServices)
+		e.services = within(e.services, &seen, c.compareServices)
 		c.touch(&reached, true)
 		c.touch(&seen, true)
 		c.splice(e, &seen, true)
@@ -287,28 +284,6 @@ func without(list []*service, s *service) []*service {
 func within(list []*service, s *service, compare func(a, b *service) int) []*service {
 	i, _ := slices.BinarySearchFunc(list, s, compare)
 	return slices.Insert(list, i, s)
-}
-
-// compareOwn is the order of services: that of the objects that declare them, and of their hosts in one object.
-func compareOwn(a, b *service) int { return comparePlaces(a, b, a.first, b.first) }
-
-// compareSeen is the same for services as an egress listener sees them.
-func compareSeen(a, b *service) int { return comparePlaces(a, b, a.at, b.at) }
-
-func comparePlaces(a, b *service, x, y *config.Object) int {
-	if o := cmp.Or(cmp.Compare(rankOf(x), rankOf(y)), config.CompareAge(x, y)); o != 0 {
-		return o
-	}
-	hosts := hostsOf(x)
-	return cmp.Compare(slices.Index(hosts, a.host), slices.Index(hosts, b.host))
-}
-
-// rankOf: Kubernetes Services come before ServiceEntries.
-func rankOf(o *config.Object) int {
-	if o.Kind == config.Service {
-		return 0
-	}
-	return 1
 }
 
 // splice notes that a service came or went, and finds out what beside its own virtual hosts that may change.
@@ -437,10 +412,12 @@ func (c *compiler) changeRouter(ch change) bool {
 		e.index.replace(h, ch.now)
 	}
 	c.eachUnder(virtualServiceOf(ch.now), func(s *service) {
-		if i := slices.IndexFunc(s.routers, key); i >= 0 {
-			s.routers = slices.Clone(s.routers)
-			s.routers[i] = ch.now
-			c.touch(s, true)
+		for _, list := range []*[]*config.Object{&s.routers, &s.relays} {
+			if i := slices.IndexFunc(*list, key); i >= 0 {
+				*list = slices.Clone(*list)
+				(*list)[i] = ch.now
+				c.touch(s, true)
+			}
 		}
 	})
 	c.rerouted = append(c.rerouted, ch.now.Key)
@@ -466,18 +443,15 @@ func sameTargets(a, b *networking.VirtualService) bool {
 	return slices.Equal(a.Hosts, b.Hosts) && slices.Equal(a.ExportTo, b.ExportTo) && slices.Equal(a.Gateways, b.Gateways)
 }
 
-// eachUnder calls f for every service of the egress listener whose host a VirtualService names or covers.
+// eachUnder calls f for every service of the egress listener whose host a VirtualService names, covers or is covered by.
 func (c *compiler) eachUnder(vs *networking.VirtualService, f func(*service)) {
 	e := c.egress[0]
 	for _, h := range vs.Hosts {
-		if h = resolveHost(h); !isWildcard(h) {
-			if s := e.byHost[h]; s != nil {
-				f(s)
-			}
-			continue
+		if h = resolveHost(h); e.byHost[h] != nil {
+			f(e.byHost[h])
 		}
 		for _, s := range e.services {
-			if hostMatches(h, s.host) {
+			if s.host != h && (isWildcard(h) && hostMatches(h, s.host) || isWildcard(s.host) && hostMatches(s.host, h)) {
 				f(s)
 			}
 		}
@@ -496,8 +470,8 @@ func (c *compiler) reroute(ch change) bool {
 		}
 		c.rerouted = append(c.rerouted, o.Key)
 		c.eachUnder(virtualServiceOf(o), func(s *service) {
-			if now := e.routersFor(s.host); !slices.Equal(now, s.routers) {
-				s.routers = now
+			if now, relays := e.routersFor(s.host), e.relaysFor(s.host); !slices.Equal(now, s.routers) || !slices.Equal(relays, s.relays) {
+				s.routers, s.relays = now, relays
 				c.touch(s, true)
 			}
 		})

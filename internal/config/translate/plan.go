@@ -98,7 +98,7 @@ func Plans(set *config.Set, group xds.NodeGroup) []*Plan {
 
 func (c *compiler) plan(cc *clusterContext) *Plan {
 	s := cc.service
-	setting := c.placementFor(cc.policy)
+	setting := c.placementFor(cc.service, cc.policy)
 	p := &Plan{
 		Cluster: clusterName(cc.port.number, cc.subset.name(), s.host), Host: s.host, Port: cc.port.number,
 		Protocol: "tcp", Entry: s.first, Rule: cc.from, Blocked: c.blocked(s, cc.policy), External: s.external(),
@@ -124,7 +124,7 @@ func (c *compiler) plan(cc *clusterContext) *Plan {
 		p.ConnectTimeout, p.ConnectTimeoutSet = t.AsDuration(), true
 	}
 	used := map[Place]bool{}
-	for _, g := range c.place(cc.members, setting, cc.policy.outlier != nil) {
+	for _, g := range c.place(cc.members, setting, c.failsOver(cc)) {
 		for _, m := range g.members {
 			used[m.at] = true
 			p.Endpoints = append(p.Endpoints, m.planned(g.priority))

@@ -33,7 +33,7 @@ func (c *compiler) routeConfigs(to *output) ([]*routev3.RouteConfiguration, []xd
 		for _, port := range e.httpPorts() {
 			if name := e.routeName(port); !done[name] {
 				done[name] = true
-				t := c.table(to, i, port)
+				t := c.table(to, c.egressFor(i, port), port)
 				out = append(out, resource[*routev3.RouteConfiguration]{name, c.finish(t, name), t.sum})
 			}
 		}
@@ -55,6 +55,17 @@ func (c *compiler) routeConfigs(to *output) ([]*routev3.RouteConfiguration, []xd
 	}
 	all := sortedOf(out)
 	return all.list, all.sums
+}
+
+// egressFor gives the egress listener of which the hosts are routed on a port: the first with that port of its own, whatever
+// its protocol is, else this one (istiod: GetEgressListenerForRDS).
+func (c *compiler) egressFor(index int, port uint32) int {
+	for i, e := range c.egress[:index] {
+		if port != 0 && e.port != nil && e.port.number == port {
+			return i
+		}
+	}
+	return index
 }
 
 func routeConfig(name string, hosts []*routev3.VirtualHost) *routev3.RouteConfiguration {
@@ -264,7 +275,7 @@ func (b *hostBuilder) add(host string, s *service, at int) {
 func (b *hostBuilder) domains(host string, s *service, port uint32) []string {
 	plain := []string{host}
 	if s != nil {
-		plain = b.c.domains(s)
+		plain = b.c.domains(s, b.port)
 	}
 	if b.port != 0 {
 		return plain
@@ -290,19 +301,14 @@ func (c *compiler) serviceRoutes(s *service, port servicePort) []*routev3.Route 
 	return []*routev3.Route{c.defaultRoute(s, port)}
 }
 
-// domains gives the names by which requests name a service: the host with and without its trailing dot, and every single
-// address by which it is reached.
-func (c *compiler) domains(s *service) []string {
+// domains gives the names by which requests on a port name a service: the host with and without its trailing dot, and every
+// single address by which it is reached.
+func (c *compiler) domains(s *service, port uint32) []string {
 	out := []string{s.host, s.host + "."}
 	if s.kubernetes() {
 		out = append(out, c.shortNames(s.first)...)
 	}
-	for _, p := range c.namedAddresses(s) {
-		if p.IsSingleIP() {
-			out = append(out, addressDomain(p.Addr()))
-		}
-	}
-	return out
+	return append(out, c.namedAddresses(s, port)...)
 }
 
 // undeclaredCluster is where what nobody declared goes: the Sidecar's egressProxy, else where it wanted to go.
@@ -388,6 +394,9 @@ func inlineString(s string) *corev3.DataSource {
 
 // lastVirtualHost catches every host that nobody declared.
 func (c *compiler) lastVirtualHost() *routev3.VirtualHost {
+	if c.looksUpUndeclared() {
+		return c.undeclaredHost("allow_any_dynamic_dns", "AllowAnyDynamicDNSCluster")
+	}
 	if c.mesh.registryOnly {
 		return &routev3.VirtualHost{
 			Name:    "block_all",
@@ -400,17 +409,20 @@ func (c *compiler) lastVirtualHost() *routev3.VirtualHost {
 			IncludeRequestAttemptCount: c.group.CompatIstio,
 		}
 	}
+	return c.undeclaredHost("allow_any", c.undeclaredCluster())
+}
+
+// undeclaredHost leads requests for every other host to a cluster.
+func (c *compiler) undeclaredHost(name, cluster string) *routev3.VirtualHost {
 	action := &routev3.RouteAction{
-		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: c.undeclaredCluster()},
+		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster},
 		Timeout:          durationpb.New(0),
 	}
 	c.limitByClient(action)
 	return &routev3.VirtualHost{
-		Name:    "allow_any",
-		Domains: []string{"*"},
-		Routes: []*routev3.Route{{
-			Name: "allow_any", Match: everything(), Action: &routev3.Route_Route{Route: action},
-		}},
+		Name:                       name,
+		Domains:                    []string{"*"},
+		Routes:                     []*routev3.Route{{Name: name, Match: everything(), Action: &routev3.Route_Route{Route: action}}},
 		IncludeRequestAttemptCount: c.group.CompatIstio,
 	}
 }
@@ -437,7 +449,9 @@ func (c *compiler) findRouters() {
 			c.routerOrder = append(c.routerOrder, c.merged(o))
 		}
 	}
-	slices.SortStableFunc(c.routerOrder, func(a, b *config.Object) int { return cmp.Compare(rank(a), rank(b)) })
+	slices.SortStableFunc(c.routerOrder, func(a, b *config.Object) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Created.Compare(b.Created), strings.Compare(a.Name, b.Name))
+	})
 }
 
 // forSidecars tells whether a list of gateways includes the sidecars; an empty one means nothing else.

@@ -109,7 +109,9 @@ func hostsIn(m map[string]*ruleHosts, ns string) *ruleHosts {
 	return m[ns]
 }
 
-// merge adds a rule to the first one for its host that it can be merged with, else beside them.
+// merge adds a rule to those for its host that it can be merged with: exported to the same namespaces or to fewer, and not
+// for other workloads. It stands beside them as well when the last of them was not one of those (istiod:
+// destination_rule.go mergeDestinationRule, which keeps what it found out last).
 func (h *ruleHosts) merge(o *config.Object, exportTo []string) {
 	dr := ruleOf(o)
 	host := resolveHost(dr.Host)
@@ -117,25 +119,35 @@ func (h *ruleHosts) merge(o *config.Object, exportTo []string) {
 	if isWildcard(host) {
 		hosts = h.wildcard
 	}
+	beside := true
 	for _, r := range hosts[host] {
-		if !sameSet(r.exportTo, exportTo) || (r.selector == nil) != (dr.WorkloadSelector == nil) {
+		beside = !sameSet(r.exportTo, exportTo)
+		if beside && (len(r.exportTo) == 0 || !covers(exportTo, r.exportTo)) {
 			continue
 		}
-		if r.selector == nil || sameLabels(r.selector.MatchLabels, dr.WorkloadSelector.MatchLabels) {
-			r.add(o, dr)
-			return
+		both := r.selector != nil && dr.WorkloadSelector != nil
+		if both && !sameLabels(r.selector.MatchLabels, dr.WorkloadSelector.MatchLabels) {
+			beside = true
+			continue
 		}
+		if both || r.selector == nil && dr.WorkloadSelector == nil {
+			beside = false
+		}
+		r.add(o, dr)
+	}
+	if !beside {
+		return
 	}
 	r := &rule{from: o, host: host, exportTo: exportTo, selector: dr.WorkloadSelector}
 	r.add(o, dr)
 	hosts[host] = append(hosts[host], r)
 }
 
-func sameSet(a, b []string) bool {
-	in := func(list []string) func(string) bool {
-		return func(s string) bool { return !slices.Contains(list, s) }
-	}
-	return !slices.ContainsFunc(a, in(b)) && !slices.ContainsFunc(b, in(a))
+func sameSet(a, b []string) bool { return covers(a, b) && covers(b, a) }
+
+// covers tells whether everything in b is in a.
+func covers(a, b []string) bool {
+	return !slices.ContainsFunc(b, func(s string) bool { return !slices.Contains(a, s) })
 }
 
 func sameLabels(a, b map[string]string) bool {

@@ -156,6 +156,7 @@ func (c *compiler) findScope() {
 		spec = o.Spec.(*networking.Sidecar)
 	}
 	if p := spec.OutboundTrafficPolicy; p != nil {
+		c.mesh.looksUp = false
 		c.mesh.registryOnly = p.Mode == networking.OutboundTrafficPolicy_REGISTRY_ONLY
 		c.egressProxy = p.EgressProxy
 	}
@@ -219,11 +220,9 @@ func (e *egress) take(s *service, own string) {
 		if !better {
 			return
 		}
-		s.at = have.at
-		e.services[slices.Index(e.services, have)] = s
-	} else {
-		e.services = append(e.services, s)
+		e.services = without(e.services, have)
 	}
+	e.services = append(e.services, s)
 	e.byHost[s.host] = s
 }
 
@@ -359,8 +358,16 @@ func (c *compiler) mayCall(matches []*networking.HTTPMatchRequest) bool {
 // attachRouters finds the VirtualServices for each service.
 func (e *egress) attachRouters() {
 	for _, s := range e.services {
-		s.routers = e.routersFor(s.host)
+		s.routers, s.relays = e.routersFor(s.host), e.relaysFor(s.host)
 	}
+}
+
+// relaysFor gives the VirtualServices with a host that covers this one or, where this one is a wildcard, that it covers, in
+// the order istiod asks them.
+func (e *egress) relaysFor(host string) []*config.Object {
+	out := e.related(host)
+	slices.SortFunc(out, func(a, b *config.Object) int { return cmp.Compare(e.order[a.Key], e.order[b.Key]) })
+	return slices.Compact(out)
 }
 
 // routersFor gives the VirtualServices for a host: those with its most specific host; of several that name the same

@@ -58,7 +58,6 @@ type servicePort struct {
 type service struct {
 	host    string // lower case, no trailing dot
 	first   *config.Object
-	at      *config.Object   // whose place among all it has: first, or who was there before the better one
 	entries []*config.Object // in order of age; resolution and location are the first's
 	spec    *networking.ServiceEntry
 	ports   []servicePort // by number
@@ -70,6 +69,8 @@ type service struct {
 	refused   *config.Refusal // a DestinationRule about this host is refused: it answers 503
 	// routers are the VirtualServices whose hosts cover this one, most specific host first.
 	routers []*config.Object
+	// relays are those whose hosts cover this one or are covered by it: what their tcp and tls rules say counts, in this order.
+	relays []*config.Object
 	// allocates: addresses are given to the host, these, because it states none.
 	allocates bool
 	given     config.VIPs
@@ -110,10 +111,54 @@ func (c *compiler) findCandidates() {
 			}
 		}
 	}
+	c.sortCandidates()
 	for _, s := range c.candidates {
 		c.complete(s)
 		c.attachRule(s)
 	}
+}
+
+// sortCandidates puts services into the order in which istiod asks them, and the entries of each.
+func (c *compiler) sortCandidates() {
+	for _, s := range c.candidates {
+		if len(s.entries) > 1 {
+			slices.SortStableFunc(s.entries, c.compareEntries)
+			s.first, s.spec = s.entries[0], entryOf(s.entries[0])
+		}
+	}
+	slices.SortStableFunc(c.candidates, c.compareServices)
+	for _, same := range c.candidatesByHost {
+		slices.SortStableFunc(same, c.compareServices)
+	}
+}
+
+// compareEntries: what is not for everyone first, then by age.
+func (c *compiler) compareEntries(a, b *config.Object) int {
+	return cmp.Or(cmp.Compare(c.publicity(a), c.publicity(b)), a.Created.Compare(b.Created))
+}
+
+// publicity is 0 for an entry that is only for some namespaces, 1 for the others.
+func (c *compiler) publicity(o *config.Object) int {
+	to := entryOf(o).ExportTo
+	if len(to) == 0 {
+		to = c.mesh.serviceExportTo
+	}
+	if len(to) == 0 || slices.Contains(to, "*") {
+		return 1
+	}
+	return 0
+}
+
+// compareServices: by their first entries, then by host (of a Kubernetes Service: its name) and namespace (istiod:
+// push_context.go, SortServicesByCreationTime and servicesExportedToNamespace).
+func (c *compiler) compareServices(a, b *service) int {
+	name := func(s *service) string {
+		if s.kubernetes() {
+			return s.first.Name
+		}
+		return s.host
+	}
+	return cmp.Or(c.compareEntries(a.first, b.first), strings.Compare(name(a), name(b)), strings.Compare(a.first.Namespace, b.first.Namespace))
 }
 
 func (c *compiler) declare(host string, o *config.Object) {
@@ -133,7 +178,7 @@ func (c *compiler) declare(host string, o *config.Object) {
 }
 
 func newService(host string, o *config.Object) *service {
-	return &service{host: host, first: o, at: o, spec: entryOf(o), entries: []*config.Object{o}}
+	return &service{host: host, first: o, spec: entryOf(o), entries: []*config.Object{o}}
 }
 
 // kubernetes tells whether a Kubernetes Service declares the host.
@@ -183,8 +228,8 @@ func parsePrefix(s string) (netip.Prefix, bool) {
 }
 
 // selectedWorkloads gives the WorkloadEntries that a ServiceEntry's workloadSelector picks: those of its namespace
-// whose labels include the selector's. A WorkloadEntry with a DNS name as address counts only where the ServiceEntry
-// resolves by DNS.
+// whose labels include the selector's. A WorkloadEntry with a DNS name or a unix socket as address counts only where the
+// ServiceEntry resolves by DNS.
 func (c *compiler) selectedWorkloads(o *config.Object) []*networking.WorkloadEntry {
 	var out []*networking.WorkloadEntry
 	for _, w := range c.workloads(o) {
@@ -199,12 +244,14 @@ func (c *compiler) workloads(o *config.Object) []*config.Object {
 		return nil
 	}
 	var out []*config.Object
+	byName := resolvesByName(entryOf(o).Resolution)
 	for _, w := range c.set.All(config.WorkloadEntry) {
 		we, ok := w.Spec.(*networking.WorkloadEntry)
-		if ok && w.Namespace == o.Namespace && labelsInclude(we.Labels, sel.Labels) {
+		if ok && w.Namespace == o.Namespace && labelsInclude(we.Labels, sel.Labels) && (byName || !strings.HasPrefix(we.Address, unixPrefix)) {
 			out = append(out, w)
 		}
 	}
+	slices.SortStableFunc(out, func(a, b *config.Object) int { return cmp.Compare(a.Name, b.Name) })
 	return out
 }
 

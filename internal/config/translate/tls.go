@@ -4,10 +4,13 @@ package translate
 
 import (
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	dfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dynamic_forward_proxy/v3"
 	proxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/proxy_protocol/v3"
 	rawv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -32,14 +35,57 @@ const (
 
 // applyTLS writes DestinationRule.tls and proxyProtocol as the cluster's transport socket.
 func (c *compiler) applyTLS(cc *clusterContext, cl *clusterv3.Cluster) {
-	if t := cc.policy.tls; originates(t) && !(c.group.CompatIstio && t.CredentialName != "") {
+	if ctx := c.tlsContext(cc, cl); ctx != nil {
 		cl.TransportSocket = &corev3.TransportSocket{
 			Name:       tlsSocketName,
-			ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: mustAny(c.upstreamTLS(cc, t))},
+			ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: mustAny(ctx)},
 		}
 	}
-	if p := cc.policy.proxy; p != nil {
+	if p := cc.policy.proxy; p != nil && !c.leavesProxyOut(cc, cl) {
 		cl.TransportSocket = proxySocket(p, cl.TransportSocket)
+	}
+}
+
+// tlsContext makes a cluster's TLS context; nil for plain text.
+func (c *compiler) tlsContext(cc *clusterContext, cl *clusterv3.Cluster) *tlsv3.UpstreamTlsContext {
+	t := cc.policy.tls
+	switch {
+	case c.meetsMesh(cc):
+		followDynamically(cc, cl, &networking.ClientTLSSettings{})
+		return nil
+	case t.GetMode() == networking.ClientTLSSettings_ISTIO_MUTUAL:
+		if cc.dynamic() {
+			followDynamically(cc, cl, t)
+		}
+		return c.meshTLS(cc, t)
+	case !originates(t) || c.withheld(cc, t):
+		return nil
+	}
+	if cc.dynamic() {
+		followDynamically(cc, cl, t)
+	}
+	return c.upstreamTLS(cc, t)
+}
+
+// dynamic tells whether the cluster looks up whatever name a request carries.
+func (cc *clusterContext) dynamic() bool {
+	return cc.service.spec.Resolution == networking.ServiceEntry_DYNAMIC_DNS
+}
+
+// followDynamically takes SNI, and the name to verify, from the name that a dynamic cluster looks up. Envoy refuses TLS to
+// such a cluster without both unless it is told that this is meant.
+func followDynamically(cc *clusterContext, cl *clusterv3.Cluster, t *networking.ClientTLSSettings) {
+	sni, verify := t.Sni == "", !t.InsecureSkipVerify.GetValue()
+	if !sni || !verify {
+		custom := cl.GetClusterType()
+		dfp := &dfpv3.ClusterConfig{}
+		if err := custom.GetTypedConfig().UnmarshalTo(dfp); err == nil {
+			dfp.AllowInsecureClusterOptions = true
+			custom.TypedConfig = mustAny(dfp)
+		}
+	}
+	if sni || verify {
+		cc.httpOptions().UpstreamHttpProtocolOptions = &corev3.UpstreamHttpProtocolOptions{AutoSni: sni, AutoSanValidation: verify}
 	}
 }
 
@@ -69,21 +115,18 @@ func (c *compiler) upstreamTLS(cc *clusterContext, t *networking.ClientTLSSettin
 	ctx := &tlsv3.UpstreamTlsContext{
 		Sni: t.Sni,
 		CommonTlsContext: &tlsv3.CommonTlsContext{
-			TlsParams: &tlsv3.TlsParameters{
-				TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2,
-				TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,
-			},
+			TlsParams:     tlsParameters(),
 			AlpnProtocols: alpn(cc),
 		},
 	}
 	skip := t.InsecureSkipVerify.GetValue()
 	sans := c.namesToVerify(cc, t)
 	switch {
-	case t.Sni != "":
+	case t.Sni != "" || cc.dynamic():
 	case c.namesFollowEndpoints(cc):
 		ctx.AutoHostSni = true
 		ctx.AutoSniSanValidation = !skip && len(sans) == 0
-	case cc.port.protocol.http():
+	case c.followsRequest(cc):
 		followRequest(cc, !skip && len(t.SubjectAltNames) == 0)
 	case len(sans) == 0 && !skip && !c.group.CompatIstio:
 		at := cc.policy.at["tls"]
@@ -102,8 +145,8 @@ func (c *compiler) namesToVerify(cc *clusterContext, t *networking.ClientTLSSett
 		return nil
 	}
 	sans := t.SubjectAltNames
-	if len(sans) == 0 {
-		sans = cc.service.spec.SubjectAltNames
+	if len(sans) == 0 && !cc.dynamic() {
+		sans = c.accounts(cc.service)
 	}
 	if t.Sni != "" {
 		sans = c.verifyStatedName(t, sans)
@@ -111,12 +154,10 @@ func (c *compiler) namesToVerify(cc *clusterContext, t *networking.ClientTLSSett
 	return sans
 }
 
-// alpn: h2 only where the cluster speaks HTTP/2, both where it follows the client, else none.
+// alpn: h2 only where the cluster always speaks HTTP/2. Where it follows the client, Envoy offers what the connection is
+// for, as long as nothing is stated here.
 func alpn(cc *clusterContext) []string {
-	switch {
-	case cc.followsClient():
-		return []string{"h2", "http/1.1"}
-	case cc.speaksHTTP2():
+	if cc.speaksHTTP2() && !cc.followsClient() {
 		return []string{"h2"}
 	}
 	return nil
@@ -168,6 +209,10 @@ func typedSANs(sans []string) []*tlsv3.SubjectAltNameMatcher {
 
 // secretsBySDS names CA and certificates as secrets that pilot-agent serves from files.
 func secretsBySDS(common *tlsv3.CommonTlsContext, t *networking.ClientTLSSettings, sans []string, skip bool) {
+	if t.CredentialName != "" {
+		secretsOfKubernetes(common, t, sans, skip)
+		return
+	}
 	if t.Mode == networking.ClientTLSSettings_MUTUAL {
 		common.TlsCertificateSdsSecretConfigs = []*tlsv3.SdsSecretConfig{fileSecret("file-cert:" + t.ClientCertificate + "~" + t.PrivateKey)}
 	}
@@ -179,14 +224,77 @@ func secretsBySDS(common *tlsv3.CommonTlsContext, t *networking.ClientTLSSetting
 	if ca == "" {
 		ca = "system"
 	}
+	common.ValidationContextType = combined(sans, fileSecret("file-root:"+ca))
+}
+
+// secretsOfKubernetes names the secrets that istiod itself serves.
+func secretsOfKubernetes(common *tlsv3.CommonTlsContext, t *networking.ClientTLSSettings, sans []string, skip bool) {
+	name := t.CredentialName
+	if !strings.Contains(name, "://") {
+		name = "kubernetes://" + name
+	}
+	if t.Mode == networking.ClientTLSSettings_MUTUAL {
+		common.TlsCertificateSdsSecretConfigs = []*tlsv3.SdsSecretConfig{{Name: name, SdsConfig: adsSource()}}
+	}
+	if !skip {
+		common.ValidationContextType = combined(sans, &tlsv3.SdsSecretConfig{Name: name + "-cacert", SdsConfig: adsSource()})
+	}
+}
+
+// combined is a validation context of which the CA is a secret.
+func combined(sans []string, ca *tlsv3.SdsSecretConfig) *tlsv3.CommonTlsContext_CombinedValidationContext {
 	validation := &tlsv3.CertificateValidationContext{}
 	validation.MatchSubjectAltNames = exactSANs(sans)
-	common.ValidationContextType = &tlsv3.CommonTlsContext_CombinedValidationContext{
+	return &tlsv3.CommonTlsContext_CombinedValidationContext{
 		CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
-			DefaultValidationContext:         validation,
-			ValidationContextSdsSecretConfig: fileSecret("file-root:" + ca),
+			DefaultValidationContext: validation, ValidationContextSdsSecretConfig: ca,
 		},
 	}
+}
+
+// meshTLS is what a mesh's own certificates are named by (ISTIO_MUTUAL).
+func (c *compiler) meshTLS(cc *clusterContext, t *networking.ClientTLSSettings) *tlsv3.UpstreamTlsContext {
+	common := &tlsv3.CommonTlsContext{
+		TlsParams:                      tlsParameters(),
+		AlpnProtocols:                  append([]string{"istio-peer-exchange", "istio"}, alpn(cc)...),
+		TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{fileSecret("default")},
+	}
+	sans, sni := t.SubjectAltNames, t.Sni
+	if sans == nil && !cc.dynamic() {
+		sans = c.accounts(cc.service)
+	}
+	common.ValidationContextType = combined(sans, fileSecret("ROOTCA"))
+	if sni == "" && !cc.dynamic() {
+		sni = "outbound_." + strconv.FormatUint(uint64(cc.port.number), 10) + "_." + cc.subset.name() + "_." + cc.service.host
+	}
+	return &tlsv3.UpstreamTlsContext{Sni: sni, CommonTlsContext: common}
+}
+
+func tlsParameters() *tlsv3.TlsParameters {
+	return &tlsv3.TlsParameters{
+		TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2,
+		TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,
+	}
+}
+
+// accounts gives the names of which a service's certificates carry one: the ServiceEntries' subjectAltNames and the
+// identities of the endpoints' service accounts, sorted (istiod: ServiceAccounts).
+func (c *compiler) accounts(s *service) []string {
+	last := s.entries[len(s.entries)-1]
+	out := slices.Clone(entryOf(last).SubjectAltNames)
+	for _, o := range s.entries {
+		endpoints := entryOf(o).Endpoints
+		if entryOf(o).WorkloadSelector != nil {
+			endpoints = c.selectedWorkloads(o)
+		}
+		for _, e := range endpoints {
+			if e.ServiceAccount != "" {
+				out = append(out, "spiffe://cluster.local/ns/"+o.Namespace+"/sa/"+e.ServiceAccount)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 func fileSecret(name string) *tlsv3.SdsSecretConfig {

@@ -257,13 +257,13 @@ func (t *hostTable) splice(c *compiler, sp spliced, port uint32) bool {
 	if first < 0 {
 		first = len(t.steps)
 	}
-	n, _ := slices.BinarySearchFunc(t.steps[first:], s, func(x step, s *service) int { return compareSeen(x.service, s) })
+	n, _ := slices.BinarySearchFunc(t.steps[first:], s, func(x step, s *service) int { return c.compareServices(x.service, s) })
 	n += first
 	st := step{service: s, port: p}
 	st.set(c.run(st))
 	t.shift(n, 1)
 	t.steps = slices.Insert(t.steps, n, st)
-	return t.insert(c, n, hostName(s.host, port), c.domains(s))
+	return t.insert(c, n, hostName(s.host, port), c.domains(s, port))
 }
 
 // shift tells the slots that the steps from one on have another place.

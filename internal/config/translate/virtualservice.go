@@ -96,7 +96,7 @@ func (c *compiler) routeAction(out *routev3.Route, rule *networking.HTTPRoute, a
 	c.limitByClient(action)
 	rewrite(action, rule.Rewrite)
 	dests := weighted(rule.Route)
-	if len(dests) == 1 {
+	if len(rule.Route) == 1 {
 		one := headerOperations(dests[0].Headers)
 		out.RequestHeadersToAdd = append(out.RequestHeadersToAdd, one.requestAdd...)
 		out.RequestHeadersToRemove = append(out.RequestHeadersToRemove, one.requestRemove...)
@@ -111,7 +111,7 @@ func (c *compiler) routeAction(out *routev3.Route, rule *networking.HTTPRoute, a
 	case c.anyRewritesHost(dests, port):
 		action.HostRewriteSpecifier = &routev3.RouteAction_AutoHostRewrite{AutoHostRewrite: wrapperspb.Bool(true)}
 	}
-	c.lead(action, dests, port)
+	c.lead(action, dests, len(rule.Route) == 1, port)
 	return action
 }
 
@@ -143,13 +143,13 @@ func (c *compiler) anyRewritesHost(dests []*networking.HTTPRouteDestination, por
 	return false
 }
 
-// lead names the cluster, or the clusters and their weights, that a rule's destinations stand for, and what is hashed on
-// the way there.
-func (c *compiler) lead(action *routev3.RouteAction, dests []*networking.HTTPRouteDestination, port servicePort) {
+// lead names the cluster of a rule's only destination, or the clusters and weights that several stand for, and what is
+// hashed on the way there.
+func (c *compiler) lead(action *routev3.RouteAction, dests []*networking.HTTPRouteDestination, only bool, port servicePort) {
 	for _, d := range dests {
 		action.HashPolicy = append(action.HashPolicy, requestHash(c.destinationHash(d.Destination))...)
 	}
-	if len(dests) == 1 {
+	if only {
 		action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: c.destinationCluster(dests[0].Destination, port)}
 		return
 	}
