@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,6 +13,7 @@ import (
 	"detour.dev/detour/internal/config"
 	"detour.dev/detour/internal/config/analyze"
 	"detour.dev/detour/internal/config/pipeline"
+	"detour.dev/detour/internal/dns"
 )
 
 func init() { register(newAnalyze) }
@@ -22,6 +25,7 @@ type analyzeFlags struct {
 	strict        bool
 	resolve       bool
 	connect       bool
+	resolver      string
 	output        string
 	explain       string
 }
@@ -50,7 +54,8 @@ or warnings with --strict, 2 for wrong usage.`,
 	c.Flags().BoolVar(&f.allLocalities, "all-localities", false, "try callers in every locality that an endpoint names, and in none")
 	c.Flags().BoolVar(&f.strict, "strict", false, "warnings count as errors; notes never do")
 	c.Flags().BoolVar(&f.resolve, "resolve", false, "look the endpoints' names up in DNS")
-	c.Flags().BoolVar(&f.connect, "connect", false, "shake hands with every endpoint that must speak TLS and look at its certificate")
+	c.Flags().BoolVar(&f.connect, "connect", false, "connect to every endpoint, and look at the certificates of those that must speak TLS")
+	c.Flags().StringVar(&f.resolver, "resolver", "", "DNS server that --resolve and --connect ask, `ADDR`[:PORT] (default the system's)")
 	c.Flags().StringVarP(&f.output, "output", "o", "text", "text, json or sarif")
 	c.Flags().StringVar(&f.explain, "explain", "", "print the page of a `CODE`, as DTR0103, and do nothing else")
 	return c
@@ -68,6 +73,10 @@ func (f *analyzeFlags) run(c *cobra.Command) error {
 	case f.allLocalities && c.Flags().Changed("locality"):
 		return usagef("--locality names one caller and --all-localities tries all; give one of the two")
 	}
+	network, err := f.network()
+	if err != nil {
+		return usagef("%v", err)
+	}
 	set, issues, err := pipeline.LoadOnce(f.paths, c.InOrStdin())
 	if err != nil {
 		return &ExitError{Status: ExitFailed, Err: err}
@@ -78,7 +87,7 @@ func (f *analyzeFlags) run(c *cobra.Command) error {
 	}
 	set = set.WithMesh(mesh)
 	res := analyze.Run(c.Context(), set, issues, analyze.Options{
-		Group: f.group(), AllLocalities: f.allLocalities, Resolve: f.resolve, Connect: f.connect,
+		Group: f.group(), AllLocalities: f.allLocalities, Resolve: f.resolve, Connect: f.connect, Network: network,
 	})
 	switch f.output {
 	case "json":
@@ -102,6 +111,26 @@ func (f *analyzeFlags) run(c *cobra.Command) error {
 		return &ExitError{Status: ExitFailed}
 	}
 	return nil
+}
+
+// network is how names are looked up: as proxy and run do.
+func (f *analyzeFlags) network() (analyze.Network, error) {
+	if !f.resolve && !f.connect {
+		return analyze.Network{}, nil
+	}
+	var opt dns.Options
+	if f.resolver != "" {
+		server, err := dns.ParseServer(f.resolver)
+		if err != nil {
+			return analyze.Network{}, fmt.Errorf("--resolver: %w", err)
+		}
+		opt.Server = server
+	}
+	r := dns.New(opt)
+	return analyze.Network{LookupNetIP: func(ctx context.Context, _, host string) ([]netip.Addr, error) {
+		a := r.Lookup(ctx, host, dns.All)
+		return a.Addrs, a.Err
+	}}, nil
 }
 
 // explain prints the page of a code.

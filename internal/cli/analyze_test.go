@@ -1,10 +1,14 @@
 package cli
 
 import (
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	mdns "github.com/miekg/dns"
 )
 
 // write puts a configuration into a file of its own.
@@ -93,6 +97,89 @@ func TestAnalyzeOutput(t *testing.T) {
 	out, _, err = execute(t, newAnalyze(), twoRegions+rule, "-f", "-", "-o", "json", "--locality", "us-east1", "--strict")
 	if err != nil || strings.TrimSpace(out) == "null" {
 		t.Errorf("%v: %q", err, out)
+	}
+}
+
+// nameServer answers for good.test with 127.0.0.1, and says of every other name that it is not there.
+func nameServer(t *testing.T) string {
+	t.Helper()
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan struct{})
+	s := &mdns.Server{PacketConn: pc, NotifyStartedFunc: func() { close(started) }, Handler: mdns.HandlerFunc(func(w mdns.ResponseWriter, q *mdns.Msg) {
+		a := new(mdns.Msg).SetReply(q)
+		switch {
+		case q.Question[0].Name != "good.test.":
+			a.Rcode = mdns.RcodeNameError
+		case q.Question[0].Qtype == mdns.TypeA:
+			a.Answer = []mdns.RR{&mdns.A{Hdr: mdns.RR_Header{Name: "good.test.", Rrtype: mdns.TypeA, Class: mdns.ClassINET, Ttl: 1}, A: net.IPv4(127, 0, 0, 1)}}
+		}
+		_ = w.WriteMsg(a)
+	})}
+	done := make(chan error, 1)
+	go func() { done <- s.ActivateAndServe() }()
+	<-started
+	t.Cleanup(func() {
+		if err := s.Shutdown(); err != nil {
+			t.Error(err)
+		}
+		<-done
+	})
+	return pc.LocalAddr().String()
+}
+
+// TestAnalyzeResolver: names are asked of the server that is given, and plain endpoints are connected to.
+func TestAnalyzeResolver(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := gone.Close(); err != nil {
+		t.Fatal(err)
+	}
+	port := func(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port }
+	yaml := fmt.Sprintf(`apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: a}
+spec:
+  hosts: [a.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: DNS
+  endpoints:
+  - {address: good.test, ports: {http: %d}}
+  - {address: good.test, ports: {http: %d}}
+  - {address: bad.test}
+`, port(l), port(gone))
+	file := write(t, yaml)
+	server := nameServer(t)
+	for _, tc := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"--resolve"}, []string{":11:6: warning: ServiceEntry default/a: spec.endpoints[2].address: bad.test does not resolve: "}},
+		{[]string{"--connect"}, []string{":10:6: warning: ServiceEntry default/a: spec.endpoints[1].address: good.test:", ":11:6: warning: ServiceEntry default/a: spec.endpoints[2].address: bad.test:80 can't be reached: "}},
+	} {
+		out, _, err := execute(t, newAnalyze(), "", append([]string{"-f", file, "--resolver", server}, tc.args...)...)
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		if err != nil || len(lines) != len(tc.want) {
+			t.Errorf("%v: %v: %s", tc.args, err, out)
+			continue
+		}
+		for i, want := range tc.want {
+			if !strings.Contains(lines[i], want) {
+				t.Errorf("%v: %q lacks %q", tc.args, lines[i], want)
+			}
+		}
+	}
+	if _, _, err := execute(t, newAnalyze(), "", "-f", file, "--resolve", "--resolver", "nonsense"); err == nil || err.(*ExitError).Status != ExitUsage {
+		t.Errorf("a resolver that is none: %v", err)
 	}
 }
 

@@ -65,7 +65,7 @@ type Options struct {
 	Group         xds.NodeGroup // the caller
 	AllLocalities bool          // every locality that an endpoint names, and none; Group.Locality does not count then
 	Resolve       bool          // look endpoints' names up
-	Connect       bool          // shake hands with every endpoint that must speak TLS
+	Connect       bool          // connect to every endpoint, and shake hands with those that must speak TLS
 	Network       Network       // what Resolve and Connect use; zero: the system's
 }
 

@@ -22,30 +22,38 @@ import (
 // expiresSoon is how long before its end a certificate is worth a word.
 const expiresSoon = 21 * 24 * time.Hour
 
-// probe is one handshake with one endpoint and what came of it.
+// probe is one connection to one endpoint, with its handshake unless plain, and what came of it.
 type probe struct {
 	plan     *translate.Plan
 	endpoint translate.PlannedEndpoint
+	plain    bool
 	sni      string
 	want     []string // the certificate must carry one of these; empty: nothing is verified by name
 	chain    []*x509.Certificate
 	err      error
 }
 
-// connect shakes hands with every endpoint that must speak TLS. On TLS and HTTPS ports the application verifies the host it
-// asked for, so only endpoints whose certificate carries that name can take over; where detour originates TLS, what the
-// configuration says is verified.
+// connect tries a connection to every endpoint, and shakes hands with those that must speak TLS. On TLS and HTTPS ports the
+// application verifies the host it asked for, so only endpoints whose certificate carries that name can take over; where
+// detour originates TLS, what the configuration says is verified.
 func (r *run) connect(ctx context.Context) {
 	var probes []*probe
+	tried := map[string]bool{} // plain connections: subsets and ports share endpoints
 	for _, p := range r.plans {
-		if p.Blocked != "" || p.TLS == nil && p.Protocol != "tls" {
+		if p.Blocked != "" {
 			continue
 		}
 		for _, e := range p.Endpoints {
-			probes = append(probes, newProbe(p, e))
+			one := newProbe(p, e)
+			if key := one.address() + " " + e.At.String(); one.plain && tried[key] {
+				continue
+			} else if one.plain {
+				tried[key] = true
+			}
+			probes = append(probes, one)
 		}
 	}
-	each(probes, func(p *probe) { p.chain, p.err = r.handshake(ctx, p) })
+	each(probes, func(p *probe) { r.try(ctx, p) })
 	byCluster := map[*translate.Plan][]*probe{}
 	var plans []*translate.Plan
 	for _, p := range probes {
@@ -61,7 +69,7 @@ func (r *run) connect(ctx context.Context) {
 
 // newProbe decides which name is asked for and which the certificate must carry.
 func newProbe(p *translate.Plan, e translate.PlannedEndpoint) *probe {
-	out := &probe{plan: p, endpoint: e, sni: p.Host}
+	out := &probe{plan: p, endpoint: e, sni: p.Host, plain: p.TLS == nil && p.Protocol != "tls"}
 	switch {
 	case p.TLS == nil:
 		out.want = []string{p.Host}
@@ -99,6 +107,21 @@ func (p *probe) place() translate.Place {
 		out.Field += ".address"
 	}
 	return out
+}
+
+// try makes the connection, and the handshake where there is one.
+func (r *run) try(ctx context.Context, p *probe) {
+	if !p.plain {
+		p.chain, p.err = r.handshake(ctx, p)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	c, err := r.dialEndpoint(ctx, p)
+	if err == nil {
+		err = c.Close()
+	}
+	p.err = err
 }
 
 // handshake gives the chain an endpoint presents. Nothing is verified yet, so that what is wrong can be told in full.
@@ -158,6 +181,9 @@ func (r *run) judge(plan *translate.Plan, probes []*probe) {
 	for _, p := range probes {
 		if p.err != nil {
 			r.report(at(config.Warning, CodeNotConnected, p.place(), "%s can't be reached: %v", p.address(), p.err))
+			continue
+		}
+		if p.plain {
 			continue
 		}
 		reached++

@@ -185,7 +185,10 @@ func TestConnect(t *testing.T) {
 			"warning DTR0131 spec.endpoints[0].address", "warning DTR0131 spec.endpoints[1].address", "error DTR0132 spec.trafficPolicy.tls"}},
 		"originated, not verified": {entryYAML("HTTP", host, own) + ruleYAML("{mode: SIMPLE, insecureSkipVerify: true}"),
 			[]string{"warning DTR0501 spec.trafficPolicy.tls.insecureSkipVerify"}},
-		"plain HTTP is not asked": {entryYAML("HTTP", closed, closed), nil},
+		"plain HTTP, one is closed": {entryYAML("HTTP", closed, host), []string{"warning DTR0130 spec.endpoints[0].address"}},
+		"plain TCP, twice the same": {strings.Replace(entryYAML("TCP", closed, host), "one.example.net", "127.0.0.1", 1), []string{"warning DTR0130 spec.endpoints[0].address"}},
+		"a name that does not resolve": {strings.Replace(entryYAML("HTTP", host, host), "one.example.net", "one.example.invalid", 1),
+			[]string{"warning DTR0130 spec.endpoints[0].address"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -38,7 +38,7 @@ var networkPages = []Page{
 	{
 		Code: CodeNotResolved, Title: "An endpoint's name does not resolve", Flags: "--resolve",
 		Why: `DNS gives no address for the endpoint, asked as this machine asks it. An endpoint without address takes no traffic;
-the others take its share. Mend the name, or ask the resolver that detour will ask.`,
+the others take its share. Mend the name, or ask the server that detour will ask, with --resolver.`,
 		Bad:  exampleOne + "  endpoints:\n  - {address: missing.example.org}\n",
 		Good: exampleOne + "  endpoints:\n  - {address: good.example.net}\n",
 	}, {
@@ -48,9 +48,9 @@ the other, and outlier detection judges one machine twice. Name endpoints that a
 		Bad:  exampleOne + "  endpoints:\n  - {address: good.example.net}\n  - {address: same.example.net}\n",
 		Good: exampleOne + "  endpoints:\n  - {address: good.example.net}\n  - {address: 192.0.2.7}\n",
 	}, {
-		Code: CodeNotConnected, Title: "No TLS connection to an endpoint can be made", Flags: "--connect",
-		Why: `The connection to the endpoint, or its TLS handshake, failed when tried from this machine. The message says how. An
-endpoint that can't be reached now can't take over either.`,
+		Code: CodeNotConnected, Title: "No connection to an endpoint can be made", Flags: "--connect",
+		Why: `The connection to the endpoint, or its TLS handshake where TLS is spoken, failed when tried from this machine. The
+message says how. An endpoint that can't be reached now can't take over either.`,
 		Bad:  swap(exampleTLSEntry, "good.example.net", "refuses.example.net"),
 		Good: exampleTLSEntry,
 	}, {
