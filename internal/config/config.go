@@ -144,6 +144,13 @@ func (o *Object) SameAs(old *Object) bool {
 		o.Created.Equal(old.Created) && maps.Equal(o.Labels, old.Labels) && maps.Equal(o.Annotations, old.Annotations)
 }
 
+// Moved gives the object as many lines further down in its file; Where must tell places from there already.
+func (o *Object) Moved(lines int) *Object {
+	out := *o
+	out.Origin.Line += lines
+	return &out
+}
+
 // Severity ranks an Issue.
 type Severity int
 
@@ -194,6 +201,14 @@ func (i Issue) String() string {
 		b.WriteString(" [" + i.Code + "]")
 	}
 	return b.String()
+}
+
+// Moved gives the issue as many lines further down in its file.
+func (i Issue) Moved(lines int) Issue {
+	if i.Origin.Line > 0 {
+		i.Origin.Line += lines
+	}
+	return i
 }
 
 // Errorf makes an error about one field of an object.

@@ -72,7 +72,7 @@ func (s *Set) refuse(refused []Refusal, is func(name, namespace string) bool) {
 // With gives what NewSet gives of these arguments. It takes from s what is the same, so that after a few changes it costs
 // little more than a walk over pointers. s must come from NewSet or With, not from InCluster.
 func (s *Set) With(objects []*Object, vips map[string]VIPs, refused []Refusal) *Set {
-	gone, come, ok := difference(s.given, objects)
+	gone, come, ok := Difference(s.given, objects)
 	ofService := func(o *Object) bool { return o.Kind == Service }
 	if !ok || slices.ContainsFunc(gone, ofService) || slices.ContainsFunc(come, ofService) { // a Service completes names
 		return NewSet(objects, vips, refused)
@@ -108,9 +108,9 @@ func (s *Set) With(objects []*Object, vips map[string]VIPs, refused []Refusal) *
 // maxDifference is how many objects may come and go at one place of a list before it counts as another list.
 const maxDifference = 16
 
-// difference gives the objects that are in one list only; ok is false where the lists have too little in common to tell
-// soon.
-func difference(old, now []*Object) (gone, come []*Object, ok bool) {
+// Difference gives the objects that are in one list only, by their pointers; ok is false where the lists have too little in
+// common to tell soon.
+func Difference(old, now []*Object) (gone, come []*Object, ok bool) {
 	i, j := 0, 0
 	for {
 		for i < len(old) && j < len(now) && old[i] == now[j] {

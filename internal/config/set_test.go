@@ -90,12 +90,12 @@ func TestDifference(t *testing.T) {
 	}
 	x, y := &Object{}, &Object{}
 	now := slices.Concat([]*Object{x}, list[:50], list[52:99], []*Object{y})
-	gone, come, ok := difference(list, now)
+	gone, come, ok := Difference(list, now)
 	if !ok || !slices.Equal(gone, []*Object{list[50], list[51], list[99]}) || !slices.Equal(come, []*Object{x, y}) {
 		t.Errorf("%v gone, %v came, %v", gone, come, ok)
 	}
 	slices.Reverse(now)
-	if _, _, ok := difference(list, now); ok {
+	if _, _, ok := Difference(list, now); ok {
 		t.Error("the reverse counts as a few changes")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"strings"
 
@@ -45,8 +46,8 @@ func File(name string, data []byte) ([]*config.Object, []config.Issue) {
 // Read reads one file, and also tells what became of the objects it could not use.
 func Read(name string, data []byte) Result { return new(Decoder).Read(name, data) }
 
-// Decoder reads one file again and again. Documents that are as they were, at the same lines, are not read anew: their
-// objects are the same pointers. It keeps the contents that it read last, and nothing of those before, but for documents
+// Decoder reads one file again and again. Documents that are as they were are not read anew: their objects are the same
+// pointers, or copies with another Origin (config.Object.SameAs) where they stand at other lines. It keeps the contents that it read last, and nothing of those before, but for documents
 // whose objects live on elsewhere. The zero Decoder is ready; it is not safe for concurrent use.
 type Decoder struct {
 	docs []doc // by line
@@ -73,19 +74,13 @@ func (d *Decoder) Read(name string, data []byte) Result {
 	}
 	chunks := split(data)
 	docs := make([]doc, 0, len(chunks))
-	old := d.docs
+	old := known{docs: d.docs}
 	for _, c := range chunks {
 		if r.full(config.Origin{File: name, Line: c.line + 1, Column: 1}) {
 			break
 		}
-		for len(old) > 0 && old[0].d.line < c.line {
-			old[0].d.detach()
-			old = old[1:]
-		}
-		var one doc
-		if len(old) > 0 && old[0].d.line == c.line && old[0].d.holds(c.data) {
-			one, old = old[0], old[1:]
-		} else {
+		one, ok := old.take(c)
+		if !ok {
 			one = readDoc(name, c)
 		}
 		docs = append(docs, one)
@@ -95,9 +90,7 @@ func (d *Decoder) Read(name string, data []byte) Result {
 			r.out.Objects = append(r.out.Objects, one.one)
 		}
 	}
-	for i := range old {
-		old[i].d.detach()
-	}
+	old.detach()
 	d.docs = docs
 	slices.SortStableFunc(r.out.Issues, func(a, b config.Issue) int {
 		if a.Origin.Line != b.Origin.Line {
@@ -106,6 +99,81 @@ func (d *Decoder) Read(name string, data []byte) Result {
 		return a.Origin.Column - b.Origin.Column
 	})
 	return r.out
+}
+
+// known are the documents of a file's earlier contents, while those that are still there are looked for.
+type known struct {
+	docs  []doc            // those that were taken are zero
+	next  int              // the one that would come now if nothing had changed
+	byKey map[uint64][]int // all that were left when first another one came, by hash
+}
+
+var hashSeed = maphash.MakeSeed()
+
+// take gives the document with a chunk's contents, moved to its line; ok is false where there is none.
+func (k *known) take(c chunk) (one doc, ok bool) {
+	if k.next < len(k.docs) && k.docs[k.next].d != nil && k.docs[k.next].d.holds(c.data) {
+		return k.taken(k.next, c.line), true
+	}
+	if k.byKey == nil {
+		k.byKey = map[uint64][]int{}
+		for i := k.next; i < len(k.docs); i++ {
+			h := maphash.Bytes(hashSeed, k.docs[i].d.text())
+			k.byKey[h] = append(k.byKey[h], i)
+		}
+	}
+	h := maphash.Bytes(hashSeed, c.data)
+	for len(k.byKey[h]) > 0 {
+		i := k.byKey[h][0]
+		k.byKey[h] = k.byKey[h][1:]
+		if k.docs[i].d != nil && k.docs[i].d.holds(c.data) {
+			return k.taken(i, c.line), true
+		}
+	}
+	return doc{}, false
+}
+
+func (k *known) taken(i, line int) doc {
+	one := k.docs[i]
+	k.docs[i], k.next = doc{}, i+1
+	by := one.d.move(line)
+	switch {
+	case by == 0:
+	case one.out == nil:
+		one.one = one.one.Moved(by)
+	default:
+		one.out = one.out.moved(by)
+	}
+	return one
+}
+
+// detach has the documents that were not taken let go of the earlier contents.
+func (k *known) detach() {
+	for i := range k.docs {
+		if d := k.docs[i].d; d != nil {
+			d.detach()
+		}
+	}
+}
+
+// moved gives the result of a document that stands as many lines further down.
+func (r *Result) moved(by int) *Result {
+	out := &Result{Parsed: r.Parsed}
+	for _, o := range r.Objects {
+		out.Objects = append(out.Objects, o.Moved(by))
+	}
+	for _, i := range r.Issues {
+		out.Issues = append(out.Issues, i.Moved(by))
+	}
+	for _, x := range r.Refused {
+		x.Issue = x.Issue.Moved(by)
+		out.Refused = append(out.Refused, x)
+	}
+	for _, p := range r.Partial {
+		p.Object = p.Object.Moved(by)
+		out.Partial = append(out.Partial, p)
+	}
+	return out
 }
 
 // readDoc reads one document by itself.

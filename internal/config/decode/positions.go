@@ -17,9 +17,9 @@ import (
 // document is one YAML document. Its tree of nodes, which knows positions, is parsed on first need.
 type document struct {
 	file string
-	line int // lines of the file before it
 
 	mu   sync.Mutex // guards all below
+	line int        // lines of the file before it
 	data []byte     // a part of the file's contents that were read last
 	tree *yamlv3.Node
 	err  error // why there is no tree
@@ -42,6 +42,23 @@ func (d *document) holds(data []byte) bool {
 	}
 	d.data = data
 	return true
+}
+
+// move tells the document how many lines there are before it now, and gives how many that are more than before. What was
+// read from it need not be read again.
+func (d *document) move(line int) (by int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	by = line - d.line
+	d.line = line
+	return by
+}
+
+// place gives a place in the file: line and column count from 1 in the document.
+func (d *document) place(line, column int) config.Origin {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return config.Origin{File: d.file, Line: d.line + line, Column: column}
 }
 
 // detach makes the document, which its file holds no more, let go of the file's contents.
@@ -79,9 +96,9 @@ func (d *document) origin() config.Origin {
 		if len(t) == 0 || t[0] == '#' || string(t) == "---" || bytes.HasPrefix(t, []byte("--- #")) || l[0] == '%' {
 			continue
 		}
-		return config.Origin{File: d.file, Line: d.line + i + 1, Column: len(l) - len(bytes.TrimLeft(l, " \t")) + 1}
+		return d.place(i+1, len(l)-len(bytes.TrimLeft(l, " \t"))+1)
 	}
-	return config.Origin{File: d.file, Line: d.line + 1, Column: 1}
+	return d.place(1, 1)
 }
 
 // Position implements config.Positions for paths from the document's top.
@@ -98,7 +115,7 @@ func (d *document) Position(path string) config.Origin {
 		}
 		n, at = value, key
 	}
-	return config.Origin{File: d.file, Line: d.line + at.Line, Column: at.Column}
+	return d.place(at.Line, at.Column)
 }
 
 // occurrence gives the place of the nth key of that name in one mapping, counted from 1.
@@ -123,7 +140,7 @@ func (d *document) occurrence(path string, nth int) config.Origin {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if k := n.Content[i]; k.Value == last {
 			if nth--; nth == 0 {
-				return config.Origin{File: d.file, Line: d.line + k.Line, Column: k.Column}
+				return d.place(k.Line, k.Column)
 			}
 		}
 	}
@@ -318,7 +335,7 @@ func (d *document) syntax(err error) *syntaxError {
 	lines := strings.Split(strings.TrimRight(string(d.text()), "\r\n"), "\n")
 	n = max(1, min(n, len(lines)))
 	l := lines[n-1]
-	at := config.Origin{File: d.file, Line: d.line + n, Column: len(l) - len(strings.TrimLeft(l, " \t")) + 1}
+	at := d.place(n, len(l)-len(strings.TrimLeft(l, " \t"))+1)
 	return &syntaxError{at, "not valid YAML: " + strings.Join(strings.Fields(msg), " ")}
 }
 

@@ -43,6 +43,10 @@ type allocator struct {
 	taken map[netip.Addr]bool
 	full4 bool   // no IPv4 address is left; none ever comes back
 	fault string // why the state file can't be used; it is tried again only after a restart
+
+	last  []*config.Object // what was assigned to last, and what came of it
+	given map[string]config.VIPs
+	said  bool // there were issues
 }
 
 func newAllocator(path string) *allocator {
@@ -66,6 +70,30 @@ func DefaultStateFile() string {
 // assign gives every service host that needs one its addresses: those stated in a status, else those it has, else new
 // ones.
 func (a *allocator) assign(objects []*config.Object) (map[string]config.VIPs, []config.Issue) {
+	gone, come, ok := config.Difference(a.last, objects)
+	a.last = objects
+	if ok && a.given != nil && !a.said && sameNeeds(gone, come) {
+		return a.given, nil
+	}
+	given, issues := a.assignAll(objects)
+	a.given, a.said = given, len(issues) > 0
+	return given, issues
+}
+
+// sameNeeds tells whether the ServiceEntries among objects that come need the same addresses as those they replace.
+func sameNeeds(gone, come []*config.Object) bool {
+	entry := func(o *config.Object) bool { return o.Kind != config.ServiceEntry && o.Kind != config.Service }
+	gone, come = slices.DeleteFunc(gone, entry), slices.DeleteFunc(come, entry)
+	return slices.EqualFunc(gone, come, func(a, b *config.Object) bool {
+		x, y := a.Spec.(*networking.ServiceEntry), b.Spec.(*networking.ServiceEntry)
+		none := networking.ServiceEntry_NONE
+		return a.Key == b.Key && slices.Equal(x.Hosts, y.Hosts) && slices.Equal(x.Addresses, y.Addresses) && (x.Resolution == none) == (y.Resolution == none) &&
+			a.Labels[noAllocation] == b.Labels[noAllocation] && a.Status == nil && b.Status == nil
+	})
+}
+
+// assignAll is assign without regard to what was before.
+func (a *allocator) assignAll(objects []*config.Object) (map[string]config.VIPs, []config.Issue) {
 	out := map[string]config.VIPs{}
 	stated := map[netip.Addr]bool{}
 	var need []string

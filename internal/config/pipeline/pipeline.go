@@ -64,6 +64,7 @@ type Pipeline struct {
 	cfg    Config
 	store  *store
 	vips   *allocator
+	set    *config.Set // made last; nil before the first
 	loaded bool
 
 	mu     sync.Mutex // guards status
@@ -142,7 +143,13 @@ func (p *Pipeline) Run(ctx context.Context) error {
 func (p *Pipeline) compile() (*config.Set, []config.Issue) {
 	r := p.store.result()
 	vips, issues := p.vips.assign(r.objects)
-	return config.NewSet(r.objects, vips, r.refused).WithMesh(p.cfg.Mesh), append(r.issues, issues...)
+	if p.set == nil {
+		p.set = config.NewSet(r.objects, vips, r.refused)
+	} else {
+		p.set = p.set.With(r.objects, vips, r.refused)
+	}
+	p.set = p.set.WithMesh(p.cfg.Mesh)
+	return p.set, append(r.issues, issues...)
 }
 
 // apply hands the snapshot on, unless it is the one in force, and tells what changed.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"detour.dev/detour/internal/config"
@@ -17,14 +18,18 @@ import (
 // store holds, for each file, what it says now and what of it is served. Time comes from its caller.
 type store struct {
 	files   map[string]*file
-	order   []string // names of all files, in path order; those that are gone stay until they are settled
+	order   []*file // all files, in path order; those that are gone stay until they are settled
 	issues  []config.Issue
 	changed bool
 	round   uint64 // updates so far
+	// times is how often each object is served, in one file or in several; twice, how many are more than once.
+	times map[config.Key]int
+	twice int
 }
 
 // file is one file: its present contents, judged, and the objects that are served of it.
 type file struct {
+	name    string
 	decoder decode.Decoder
 	// known are the objects that were judged last, and what was said of those of which anything was.
 	known    []*config.Object
@@ -55,7 +60,7 @@ type judgement struct {
 	parsed  bool
 }
 
-func newStore() *store { return &store{files: map[string]*file{}} }
+func newStore() *store { return &store{files: map[string]*file{}, times: map[config.Key]int{}} }
 
 // judge decodes and validates the file's contents. What is as it was is not judged again.
 func (f *file) judge(name string) {
@@ -94,20 +99,28 @@ func (f *file) judge(name string) {
 func (f *file) judges(n int) func(*config.Object) validate.Verdict {
 	rest, verdicts := f.known, f.verdicts
 	f.known, f.verdicts = make([]*config.Object, 0, n), nil
-	var others map[*config.Object]bool // of rest, once they come in another order
-	return func(o *config.Object) validate.Verdict {
-		known := false
+	var others map[proto.Message]*config.Object // of rest, once they come in another order
+	earlier := func(o *config.Object) *config.Object {
 		switch {
-		case len(rest) > 0 && rest[0] == o:
-			rest, known = rest[1:], true
+		case len(rest) > 0 && o.SameAs(rest[0]):
+			old := rest[0]
+			rest = rest[1:]
+			return old
 		case len(rest) > 0 && others == nil:
-			others = make(map[*config.Object]bool, len(rest))
+			others = make(map[proto.Message]*config.Object, len(rest))
 			for _, r := range rest {
-				others[r] = true
+				others[r.Spec] = r
 			}
 		}
-		v := verdicts[o]
-		if !known && !others[o] {
+		return others[o.Spec]
+	}
+	return func(o *config.Object) validate.Verdict {
+		var v validate.Verdict
+		if old := earlier(o); old != nil {
+			if v = verdicts[old]; old.Origin.Line != o.Origin.Line {
+				v = v.Moved(o.Origin.Line - old.Origin.Line)
+			}
+		} else {
 			v = validate.Object(o)
 		}
 		f.known = append(f.known, o)
@@ -121,8 +134,11 @@ func (f *file) judges(n int) func(*config.Object) validate.Verdict {
 	}
 }
 
-// first gives the good object with that key that stands first.
-func (j *judgement) first(k config.Key) *config.Object {
+// first gives the good object with that key that stands first; likely is where it may be.
+func (j *judgement) first(k config.Key, likely int) *config.Object {
+	if likely >= 0 && likely < len(j.objects) && j.byKey == nil && j.objects[likely].Key == k {
+		return j.objects[likely]
+	}
 	if j.byKey == nil {
 		j.byKey = make(map[config.Key]*config.Object, len(j.objects))
 		for _, o := range j.objects {
@@ -164,27 +180,26 @@ func (s *store) update(u source.Update, now time.Time) {
 		s.issues, s.changed = u.Issues, true
 	}
 	s.round++
-	order := make([]string, 0, max(len(u.Files), len(s.order)))
-	for _, in := range u.Files {
-		order = append(order, in.Name)
-		f := s.files[in.Name]
-		if f != nil {
-			f.round = s.round
-		}
-		if f != nil && !f.gone && bytes.Equal(f.data, in.Data) {
-			f.confirm(u.At)
-			continue
-		}
-		if f == nil {
-			f = &file{round: s.round}
+	order := make([]*file, 0, max(len(u.Files), len(s.order)))
+	for i, in := range u.Files {
+		var f *file
+		if i < len(s.order) && s.order[i].name == in.Name { // as mostly: found without a map
+			f = s.order[i]
+		} else if f = s.files[in.Name]; f == nil {
+			f = &file{name: in.Name}
 			s.files[in.Name] = f
 		}
-		f.data, f.whole, f.since, f.seen, f.gone, f.settled = in.Data, in.Whole, now, u.At, false, false
-		f.judge(in.Name)
+		f.round = s.round
+		order = append(order, f)
+		if f.since.IsZero() || f.gone || !bytes.Equal(f.data, in.Data) {
+			f.data, f.whole, f.since, f.seen, f.gone, f.settled = in.Data, in.Whole, now, u.At, false, false
+			f.judge(in.Name)
+		} else {
+			f.confirm(u.At)
+		}
 	}
-	for _, name := range s.order { // files that are gone keep their place for as long as they serve
-		f := s.files[name]
-		if f == nil || f.round == s.round {
+	for _, f := range s.order { // files that are gone keep their place for as long as they serve
+		if f.round == s.round {
 			continue
 		}
 		if !f.gone {
@@ -193,7 +208,7 @@ func (s *store) update(u source.Update, now time.Time) {
 			f.decoder, f.known, f.verdicts = decode.Decoder{}, nil, nil
 		}
 		f.confirm(u.At)
-		order = append(order, name)
+		order = append(order, f)
 	}
 	s.order = order
 }
@@ -217,8 +232,7 @@ func (f *file) stood(now time.Time) bool {
 // last call.
 func (s *store) advance(now time.Time, all bool) bool {
 	var due []*file
-	for _, name := range s.order {
-		f := s.files[name]
+	for _, f := range s.order {
 		if f.settled {
 			continue
 		}
@@ -232,13 +246,14 @@ func (s *store) advance(now time.Time, all bool) bool {
 		f.settled = true
 	}
 	for _, f := range due {
+		s.count(f.served, -1)
 		f.settle(s.comes, now)
+		s.count(f.served, 1)
 		s.changed = true
 	}
-	s.order = slices.DeleteFunc(s.order, func(name string) bool {
-		f := s.files[name]
+	s.order = slices.DeleteFunc(s.order, func(f *file) bool {
 		if f.gone && f.settled && len(f.served) == 0 {
-			delete(s.files, name)
+			delete(s.files, f.name)
 			return true
 		}
 		return false
@@ -248,9 +263,28 @@ func (s *store) advance(now time.Time, all bool) bool {
 	return changed
 }
 
+// count notes that objects are served n times more. Whoever changes what a file serves to other objects calls it.
+func (s *store) count(objects []*config.Object, n int) {
+	for _, o := range objects {
+		was := s.times[o.Key]
+		switch is := was + n; {
+		case is == 0:
+			delete(s.times, o.Key)
+		default:
+			s.times[o.Key] = is
+		}
+		if was > 1 {
+			s.twice--
+		}
+		if was+n > 1 {
+			s.twice++
+		}
+	}
+}
+
 // nextDeadline gives the time at which the next file has stood still, of those that no source confirms.
 func (s *store) nextDeadline() (next time.Time, ok bool) {
-	for _, f := range s.files {
+	for _, f := range s.order {
 		if t := f.since.Add(StandStill); !f.settled && f.seen.IsZero() && (!ok || t.Before(next)) {
 			next, ok = t, true
 		}
@@ -261,8 +295,8 @@ func (s *store) nextDeadline() (next time.Time, ok bool) {
 // comes tells whether a file that has not settled yet holds a good object with that key: an object that moves from one
 // file to another must not be missing in between.
 func (s *store) comes(k config.Key) bool {
-	for _, f := range s.files {
-		if !f.settled && f.judged.first(k) != nil {
+	for _, f := range s.order {
+		if !f.settled && f.judged.first(k, -1) != nil {
 			return true
 		}
 	}
@@ -276,8 +310,8 @@ func (f *file) keepWhatStays() (changed bool) {
 		return false
 	}
 	for i, old := range f.served {
-		n := f.judged.first(old.Key)
-		if n != nil && n != old && covers(n, old) {
+		n := f.judged.first(old.Key, i)
+		if n != nil && n != old && (n.SameAs(old) || covers(n, old)) {
 			f.served[i] = n
 			changed = true
 		}
@@ -326,30 +360,24 @@ func (r *result) serves(refused config.Refusal) bool {
 
 // result merges the files: of objects with the same key the first in path and document order serves.
 func (s *store) result() result {
-	r := result{issues: slices.Clone(s.issues)}
-	type place struct {
-		o *config.Object
-		f *file
-	}
-	first := map[config.Key]place{}
-	for _, name := range s.order {
-		f := s.files[name]
+	r := result{issues: slices.Clone(s.issues), objects: make([]*config.Object, 0, len(s.times))}
+	refused := false
+	for _, f := range s.order {
 		r.issues = append(r.issues, f.issues...)
-		for _, o := range f.served {
-			p, taken := first[o.Key]
-			if !taken {
-				first[o.Key] = place{o, f}
-				r.objects = append(r.objects, o)
-				continue
-			}
-			if p.f.settled && f.settled { // else it may be on its way from one to the other
-				r.issues = append(r.issues, config.Errorf(o, config.CodeDuplicate, "", "stands a second time; the one at %s serves, remove one of them", p.o.Origin))
-			}
+		refused = refused || len(f.refused) > 0
+		if s.twice == 0 {
+			r.objects = append(r.objects, f.served...)
 		}
 	}
-	for _, name := range s.order {
-		for _, refused := range s.files[name].refused {
-			if _, serves := first[refused.Key]; !serves && !(refused.Key.Name == "" && r.serves(refused)) {
+	if s.twice > 0 {
+		s.firsts(&r)
+	}
+	if !refused {
+		return r
+	}
+	for _, f := range s.order {
+		for _, refused := range f.refused {
+			if s.times[refused.Key] == 0 && !(refused.Key.Name == "" && r.serves(refused)) {
 				r.refused = append(r.refused, refused)
 			}
 		}
@@ -364,4 +392,26 @@ func (s *store) result() result {
 		return 0
 	})
 	return r
+}
+
+// firsts collects the objects that stand first, and says of the others that they do not.
+func (s *store) firsts(r *result) {
+	type place struct {
+		o *config.Object
+		f *file
+	}
+	first := map[config.Key]place{}
+	for _, f := range s.order {
+		for _, o := range f.served {
+			p, taken := first[o.Key]
+			if !taken {
+				first[o.Key] = place{o, f}
+				r.objects = append(r.objects, o)
+				continue
+			}
+			if p.f.settled && f.settled { // else it may be on its way from one to the other
+				r.issues = append(r.issues, config.Errorf(o, config.CodeDuplicate, "", "stands a second time; the one at %s serves, remove one of them", p.o.Origin))
+			}
+		}
+	}
 }

@@ -4,6 +4,7 @@ package validate
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,15 @@ type Verdict struct {
 	Rejected bool
 	// Ignored: the object is right and has no business with outbound traffic here; a note says why.
 	Ignored bool
+}
+
+// Moved gives the verdict on an object that stands as many lines further down.
+func (v Verdict) Moved(lines int) Verdict {
+	v.Issues = slices.Clone(v.Issues)
+	for i := range v.Issues {
+		v.Issues[i] = v.Issues[i].Moved(lines)
+	}
+	return v
 }
 
 // Object judges one object that decode made.
