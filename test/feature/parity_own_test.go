@@ -22,7 +22,8 @@ func TestParityOwnSockets(t *testing.T) {
 				}
 				a.do(call{url: "http://passed.test:9002/", at: "127.0.0.4:9002"})
 				a.do(call{url: "http://raw.test:9001/", at: "127.0.0.4:9001"})
-				for _, at := range []string{"SCRATCH/t", "127.0.0.4:9000", "127.0.0.4:9003"} {
+				for _, at := range []string{"SCRATCH/t", "127.0.0.4:9000", "127.0.0.4:9003", "127.0.0.4:27017", "127.0.0.4:5353",
+					"10.200.30.2:27017", "10.200.30.2:3306", "10.200.30.2:6379", "10.200.30.2:5353"} {
 					a.exchange("bytes at "+at, at, "hello")
 				}
 				for _, name := range []string{"secure.test", "nobody.test"} {

@@ -80,6 +80,9 @@ func (c *checker) servicePorts(se *networking.ServiceEntry) map[string]bool {
 		} else if !slices.Contains(named, proto) {
 			bare = path + ".protocol"
 		}
+		if proto == "udp" {
+			c.warnf(config.CodeBadProtocol, path+".protocol", "the port is ignored, as in Istio: datagrams are not carried")
+		}
 		names[p.Name], numbers[p.Number] = true, true
 	}
 	if len(se.Hosts) > 1 && bare != "" && se.Resolution != networking.ServiceEntry_NONE {

@@ -180,6 +180,7 @@ func TestVerdicts(t *testing.T) {
 		{vs("route: [{destination: {host: a.com, subset: v1, port: {number: 0}}, headers: {}}]"), "spec.http[0].route[0].destination.port.number DTR0403"},
 		{vs("route: [{destination: {host: a.com}}, {weight: 0}]"), "spec.http[0].route DTR0404, spec.http[0].route[1].destination DTR0403"},
 		{vs("redirect: {uri: /x}"), ""},
+		{api + "ServiceEntry\nspec: {hosts: [a.com], resolution: DNS, ports: [{number: 53, name: dns, protocol: udp}, {number: 80, name: http, protocol: HTTP}]}", "warning spec.ports[0].protocol DTR0207"},
 		{vs("name: nn"), "spec.http[0] DTR0402"},
 		{vs(toA + "}, {" + toA), "warning spec.http[1] DTR0410"},
 		{api + "VirtualService\nspec: {hosts: ['*', a.com, a.com, '*.b.com', 10.0.0.1], gateways: [mesh, gw], http: [{" + toA + "}]}",

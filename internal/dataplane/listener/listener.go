@@ -14,6 +14,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	mongov3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/mongo_proxy/v3"
 	snidfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_dynamic_forward_proxy/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 
@@ -201,6 +202,11 @@ func (c *chain) compileFilters(filters []*listenerv3.Filter) error {
 			if c.DynamicPort = uint16(t.GetPortValue()); c.DynamicPort == 0 {
 				c.DynamicPort = 443
 			}
+		case *mongov3.MongoProxy:
+			if t.GetDelay() != nil {
+				return fmt.Errorf("filter %s: delay is not supported", f.GetName())
+			}
+			// else it only observes
 		case *tcpv3.TcpProxy:
 			if err := c.compileTCP(t); err != nil {
 				return fmt.Errorf("filter %s: %w", f.GetName(), err)

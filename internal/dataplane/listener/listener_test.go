@@ -9,7 +9,9 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	commonfaultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/fault/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	mongov3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/mongo_proxy/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
@@ -137,6 +139,20 @@ func TestSet(t *testing.T) {
 	}
 	if len(s.Exact()) != 1 {
 		t.Errorf("own addresses: %v", s.Exact())
+	}
+}
+
+// TestMongo: a filter that only observes leaves its chain to the next; one that delays is refused.
+func TestMongo(t *testing.T) {
+	mongo := &mongov3.MongoProxy{StatPrefix: "m"}
+	l := at("1.1.1.1", 27017, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{filter(t, mongo), filter(t, tcp("x"))}})
+	if ch := compile(t, l).Chain(Facts{}); ch == nil || ch.Cluster != "x" {
+		t.Errorf("%+v", ch)
+	}
+	mongo.Delay = &commonfaultv3.FaultDelay{}
+	l.FilterChains[0].Filters[0] = filter(t, mongo)
+	if c := compile(t, l); len(c.Refused) != 1 {
+		t.Errorf("%+v", c.Refused)
 	}
 }
 
