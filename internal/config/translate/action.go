@@ -137,7 +137,7 @@ func rewrite(action *routev3.RouteAction, r *networking.HTTPRewrite) {
 // mirrors copies requests to other services: all of them unless a percentage is given, none at 0 %.
 func (c *compiler) mirrors(rule *networking.HTTPRoute, port servicePort) []*routev3.RouteAction_RequestMirrorPolicy {
 	var out []*routev3.RouteAction_RequestMirrorPolicy
-	add := func(d *networking.Destination, percent *networking.Percent) {
+	add := func(d *networking.Destination, percent *networking.Percent, whole *wrapperspb.UInt32Value) {
 		m := &routev3.RouteAction_RequestMirrorPolicy{
 			Cluster: c.destinationCluster(d, port), DisableShadowHostSuffixAppend: true, TraceSampled: wrapperspb.Bool(false),
 		}
@@ -146,18 +146,19 @@ func (c *compiler) mirrors(rule *networking.HTTPRoute, port servicePort) []*rout
 				return
 			}
 			m.RuntimeFraction = &corev3.RuntimeFractionalPercent{DefaultValue: perMillion(percent)}
+		} else if whole != nil {
+			if whole.Value == 0 {
+				return
+			}
+			m.RuntimeFraction = &corev3.RuntimeFractionalPercent{DefaultValue: &typev3.FractionalPercent{Numerator: whole.Value}}
 		}
 		out = append(out, m)
 	}
 	if rule.Mirror != nil {
-		p := rule.MirrorPercentage
-		if p == nil && rule.MirrorPercent != nil {
-			p = &networking.Percent{Value: float64(rule.MirrorPercent.Value)}
-		}
-		add(rule.Mirror, p)
+		add(rule.Mirror, rule.MirrorPercentage, rule.MirrorPercent)
 	}
 	for _, m := range rule.Mirrors {
-		add(m.Destination, m.Percentage)
+		add(m.Destination, m.Percentage, nil)
 	}
 	return out
 }

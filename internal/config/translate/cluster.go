@@ -36,6 +36,7 @@ type clusterContext struct {
 	members  []member
 	options  *httpv3.HttpProtocolOptions // nil until something needs it
 	upgrades bool                        // MeshConfig's h2UpgradePolicy
+	passes   bool                        // a subset that passes connections through: it says so, or its service does
 }
 
 // clustersOf gives the clusters of a service and the load assignments of those that get theirs by EDS. What is blocked has
@@ -76,7 +77,8 @@ func (c *compiler) contexts(s *service) []*clusterContext {
 			sub := &s.rule.subsets[i]
 			out = append(out, &clusterContext{
 				service: s, port: port, subset: sub, from: s.rule.from, upgrades: c.mesh.upgradesHTTP2,
-				policy:  c.policyFor(s.rule, port.number, sub).below(whole.policy),
+				policy:  c.policyFor(s.rule, port.number, sub),
+				passes:  passes(whole.policy.balancer) || passes(sub.TrafficPolicy.GetLoadBalancer()),
 				members: c.membersOf(s, port, sub.Labels),
 			})
 		}
@@ -98,19 +100,21 @@ func (c *compiler) cluster(cc *clusterContext) (*clusterv3.Cluster, *endpointv3.
 	}
 	groups := c.place(cc.members, c.placementFor(s, cc.policy), c.failsOver(cc))
 	var assignment *endpointv3.ClusterLoadAssignment
-	switch s.spec.Resolution {
-	case networking.ServiceEntry_DNS, networking.ServiceEntry_DNS_ROUND_ROBIN:
+	switch r := s.spec.Resolution; {
+	case cc.passes && r != networking.ServiceEntry_NONE:
+		toOriginalDestination(cl)
+	case resolvesByName(r):
 		if len(cc.members) == 0 {
 			return nil, nil // Envoy would wait for it in vain; istiod leaves it out
 		}
 		c.nameEndpoints(cc, groups)
 		c.resolveByName(cl, cc)
 		cl.LoadAssignment = c.loadAssignment(name, groups)
-	case networking.ServiceEntry_STATIC:
+	case r == networking.ServiceEntry_STATIC:
 		cl.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
 		cl.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{ServiceName: name, EdsConfig: share(c, adsSource())}
 		assignment = c.loadAssignment(name, groups)
-	case networking.ServiceEntry_DYNAMIC_DNS:
+	case r == networking.ServiceEntry_DYNAMIC_DNS:
 		c.forwardDynamically(cl, s.host)
 	default:
 		toOriginalDestination(cl)

@@ -215,11 +215,11 @@ func (c *compiler) looksUpUndeclared() bool {
 	return c.group.CompatIstio && c.mesh.looksUp
 }
 
-// copiesOf belongs to deviation 3 (T15): istiod makes one service of each stated address and then gives a STATIC service's
-// endpoints once for each. detour gives them once.
-func (c *compiler) copiesOf(s *service) int {
-	if c.group.CompatIstio && s.spec.Resolution == networking.ServiceEntry_STATIC && !s.kubernetes() {
-		return max(len(s.spec.Addresses), 1)
+// copiesOf belongs to deviation 3 (T15): istiod makes one service of each stated address and then gives a host's endpoints
+// once for each. detour gives them once.
+func (c *compiler) copiesOf(o *config.Object) int {
+	if c.group.CompatIstio && o.Kind == config.ServiceEntry {
+		return max(len(entryOf(o).Addresses), 1)
 	}
 	return 1
 }

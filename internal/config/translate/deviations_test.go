@@ -381,11 +381,17 @@ apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: a}
 spec:
-  hosts: [a.example.com]
+  hosts: ['*.example.com']
   tls:
-  - match: [{sniHosts: [a.example.com], destinationSubnets: [192.0.2.0/24]}, {sniHosts: [a.example.com]}]
+  - match: [{sniHosts: [a.example.com], destinationSubnets: [192.0.2.0/24]}, {sniHosts: [b.example.com]}]
     route: [{destination: {host: a.example.com}}]
-`, "", func(_ *testing.T, s *xds.Snapshot) string { return fmt.Sprint(len(s.Listeners[0].FilterChains)) }, "2", "1",
+`, "", func(_ *testing.T, s *xds.Snapshot) string {
+				n := 0
+				for _, ch := range s.Listeners[0].FilterChains {
+					n += len(ch.FilterChainMatch.PrefixRanges)
+				}
+				return fmt.Sprint(n)
+			}, "1", "2",
 		},
 		"ALLOW_ANY_DYNAMIC_DNS": {http, "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}", func(_ *testing.T, s *xds.Snapshot) string {
 			vhs := s.Routes[0].VirtualHosts

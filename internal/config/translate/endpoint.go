@@ -54,7 +54,7 @@ func (c *compiler) membersOf(s *service, port servicePort, labels map[string]str
 		} else if len(entries) == 0 && resolvesByName(s.spec.Resolution) {
 			entries = []*networking.WorkloadEntry{{Address: s.host}}
 		}
-		for range c.copiesOf(s) {
+		for range c.copiesOf(o) {
 			for i, e := range entries {
 				m := memberOf(e, declared)
 				m.at = Place{o, fmt.Sprintf("spec.endpoints[%d]", i)}

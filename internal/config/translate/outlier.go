@@ -46,7 +46,11 @@ func (c *compiler) applyOutlier(s *service, cl *clusterv3.Cluster, o *networking
 	if cl.CommonLbConfig == nil { // a dynamic forward proxy has none of its own
 		cl.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{}
 	}
-	cl.CommonLbConfig.HealthyPanicThreshold = &typev3.Percent{Value: float64(o.MinHealthPercent)}
+	threshold := &typev3.Percent{Value: float64(o.MinHealthPercent)}
+	if distributions[trafficDistribution(s)] != nil {
+		threshold.Value = 0 // the ejected ones decide when traffic goes further away
+	}
+	cl.CommonLbConfig.HealthyPanicThreshold = threshold
 }
 
 // counted gives a number of consecutive errors and how much it is enforced: fully, or not at all where it is 0.

@@ -42,7 +42,7 @@ const maxPatch = 16
 // adopt.
 func (c *compiler) patch(set *config.Set) bool {
 	old := c.set
-	if old.Mesh() != set.Mesh() || !reflect.DeepEqual(old.Refused(), set.Refused()) {
+	if len(c.hidden) > 0 || old.Mesh() != set.Mesh() || !reflect.DeepEqual(old.Refused(), set.Refused()) {
 		return false
 	}
 	var lists [3][]change
@@ -222,7 +222,7 @@ func (c *compiler) replaceEntry(ch change) {
 // leave takes away the services that a ServiceEntry alone declares.
 func (c *compiler) leave(o *config.Object) bool {
 	if !c.visible(o) {
-		return true
+		return o.Namespace != c.group.Namespace
 	}
 	e := c.egress[0]
 	for _, h := range hostsOf(o) {
@@ -246,7 +246,7 @@ func (c *compiler) leave(o *config.Object) bool {
 // enter adds the services of a ServiceEntry whose hosts nobody else declares.
 func (c *compiler) enter(o *config.Object) bool {
 	if !c.visible(o) {
-		return true
+		return o.Namespace != c.group.Namespace
 	}
 	e := c.egress[0]
 	for _, h := range hostsOf(o) {

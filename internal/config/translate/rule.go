@@ -102,19 +102,6 @@ func (c *compiler) policyFor(r *rule, port uint32, sub *subset) policy {
 	return p
 }
 
-// below is a subset's policy under its service's: where the whole service passes connections through, so does the subset,
-// whatever its own loadBalancer says.
-func (p policy) below(whole policy) policy {
-	if passes(whole.balancer) && !passes(p.balancer) {
-		lb := &networking.LoadBalancerSettings{LbPolicy: &networking.LoadBalancerSettings_Simple{Simple: networking.LoadBalancerSettings_PASSTHROUGH}}
-		if p.balancer != nil {
-			lb.LocalityLbSetting, lb.ZoneAwareLbSetting = p.balancer.LocalityLbSetting, p.balancer.ZoneAwareLbSetting
-		}
-		p.balancer = lb
-	}
-	return p
-}
-
 func passes(lb *networking.LoadBalancerSettings) bool {
 	return lb.GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH
 }

@@ -256,11 +256,10 @@ func (c *compiler) collectServices() {
 			}
 		}
 	}
-	for _, s := range c.candidates { // in order of age, whoever imported it
-		if have := c.byHost[s.host]; have != nil && have.first == s.first {
-			c.services = append(c.services, have)
-		}
+	for _, s := range c.byHost { // in order of age, whoever imported it
+		c.services = append(c.services, s)
 	}
+	slices.SortFunc(c.services, c.compareServices)
 }
 
 // reach adds a service to those that clusters are made for, or its ports to the same service's.
@@ -288,11 +287,12 @@ func (c *compiler) reach(s *service) {
 // candidate picks the service that a VirtualService's destination means: the caller's namespace's, else a Kubernetes
 // Service, else the oldest.
 func (c *compiler) candidate(host string) *service {
-	var out *service
+	out := c.hidden[host]
 	for _, s := range c.candidatesByHost[host] {
 		switch {
 		case s.first.Namespace == c.group.Namespace:
 			return s
+		case out != nil && out == c.hidden[host]:
 		case out == nil, s.kubernetes() && !out.kubernetes():
 			out = s
 		}

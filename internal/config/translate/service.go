@@ -99,11 +99,12 @@ func entryOf(o *config.Object) *networking.ServiceEntry {
 // findCandidates collects the services that the caller may see, in order of age. Several ServiceEntries of one namespace
 // that name the same host are one service with the ports and endpoints of all (SEMANTICS §1.1).
 func (c *compiler) findCandidates() {
-	c.candidatesByHost = map[string][]*service{}
+	c.candidatesByHost, c.hidden = map[string][]*service{}, map[string]*service{}
 	for _, kind := range []config.Kind{config.Service, config.ServiceEntry} {
 		for _, o := range c.set.All(kind) {
 			se := entryOf(o)
-			if !exportedTo(se.ExportTo, c.mesh.serviceExportTo, o.Namespace, c.group.Namespace) {
+			if !c.visible(o) {
+				c.hide(o)
 				continue
 			}
 			for _, h := range se.Hosts {
@@ -115,6 +116,22 @@ func (c *compiler) findCandidates() {
 	for _, s := range c.candidates {
 		c.complete(s)
 		c.attachRule(s)
+	}
+	for _, s := range c.hidden {
+		c.complete(s)
+		c.attachRule(s)
+	}
+}
+
+// hide keeps the hosts of an object of the caller's namespace that is not exported to it.
+func (c *compiler) hide(o *config.Object) {
+	if o.Namespace != c.group.Namespace {
+		return
+	}
+	for _, h := range hostsOf(o) {
+		if c.hidden[h] == nil {
+			c.hidden[h] = newService(h, o)
+		}
 	}
 }
 

@@ -60,6 +60,7 @@ type compiler struct {
 	// candidates are the services that the group may see, in order of age, before a Sidecar limits them.
 	candidates       []*service
 	candidatesByHost map[string][]*service
+	hidden           map[string]*service // of the caller's namespace, and not exported to it: VirtualServices reach them all the same
 	// routerOrder is the VirtualServices that apply to sidecars, delegates merged in, in the order istiod asks them.
 	routerOrder []*config.Object
 	egress      []*egress
