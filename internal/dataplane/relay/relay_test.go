@@ -26,23 +26,33 @@ type rig struct {
 
 func start(t *testing.T, o Options) *rig {
 	t.Helper()
+	r, sa, sb := prepare(t)
+	r.start(sa, sb, o)
+	return r
+}
+
+// prepare makes the connections, and start relays between them.
+func prepare(t *testing.T) (r *rig, sa, sb *event.Socket) {
+	t.Helper()
 	d, err := event.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{d: d, done: make(chan error, 2)}
+	r = &rig{d: d, done: make(chan error, 2)}
 	go d.Run()
 	t.Cleanup(func() {
 		d.Stop()
 		<-d.Done()
 	})
-	var sa, sb *event.Socket
 	r.a, sa = r.pair(t)
 	r.b, sb = r.pair(t)
-	o.Dispatcher, o.Pool = d, &r.pool
+	return r, sa, sb
+}
+
+func (r *rig) start(sa, sb *event.Socket, o Options) {
+	o.Dispatcher, o.Pool = r.d, &r.pool
 	o.Done = func(err error) { r.done <- err }
 	r.on(func() { r.relay = Start(sa, sb, o) })
-	return r
 }
 
 // on runs fn on the loop and waits for it.
