@@ -3,6 +3,7 @@ package validate
 import (
 	"time"
 
+	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"detour.dev/detour/internal/config"
@@ -33,9 +34,26 @@ func Mesh(m *config.Mesh) []config.Issue {
 	if p := spec.DefaultTrafficPolicy; p != nil {
 		c.connectionPool("defaultTrafficPolicy.connectionPool", p.ConnectionPool)
 		c.outlierDetection("defaultTrafficPolicy.outlierDetection", p.OutlierDetection)
+		c.refusalsIn(refusalsOf(config.DestinationRule), "defaultTrafficPolicy", "defaultTrafficPolicy", p.ProtoReflect())
 	}
+	c.meshRefusals(spec)
 	if ns := spec.RootNamespace; ns != "" && !isLabel(ns) {
 		c.errorf(config.CodeMesh, "rootNamespace", "%q is not a namespace", ns)
 	}
 	return c.issues
+}
+
+// meshRefusals warns of what the embedded engine does not serve of a MeshConfig.
+func (c *checker) meshRefusals(spec *meshconfig.MeshConfig) {
+	if spec.H2UpgradePolicy == meshconfig.MeshConfig_UPGRADE {
+		c.warnf(config.CodeUnsupported, "h2UpgradePolicy", "HTTP/2 is not served by the embedded engine yet: requests to hosts without a policy of their own get 501")
+	}
+	if p := spec.OutboundTrafficPolicy; p.GetMode() == meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY_DYNAMIC_DNS {
+		c.warnf(config.CodeUnsupported, "outboundTrafficPolicy.mode",
+			"is taken as ALLOW_ANY: what nothing declares goes where the application looked its name up")
+		if p.Tls != nil {
+			c.warnf(config.CodeUnsupported, "outboundTrafficPolicy.tls",
+				"TLS is not originated for what nothing declares; declare it with a wildcard ServiceEntry of resolution DYNAMIC_DNS and a DestinationRule")
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package validate
 
 import (
+	"strings"
 	"testing"
 
 	"detour.dev/detour/internal/config"
@@ -14,6 +15,10 @@ func TestMesh(t *testing.T) {
 		{"dnsRefreshRate: 0.1ms", "dnsRefreshRate", "m:1:1"},
 		{"protocolDetectionTimeout: -1s", "protocolDetectionTimeout", "m:1:1"},
 		{"protocolDetectionTimeout: 0s", "", ""},
+		{"h2UpgradePolicy: UPGRADE", "h2UpgradePolicy", "warning m:1:1"},
+		{"outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}", "outboundTrafficPolicy.mode", "warning m:1:25"},
+		{"outboundTrafficPolicy: {mode: ALLOW_ANY}", "", ""},
+		{"defaultTrafficPolicy: {connectionPool: {http: {maxConcurrentStreams: 5}}}", "defaultTrafficPolicy.connectionPool.http.maxConcurrentStreams", "warning m:1:48"},
 		{"rootNamespace: a.b", "rootNamespace", "m:1:1"},
 		{"defaultHttpRetryPolicy: {attempts: -1}", "defaultHttpRetryPolicy.attempts", "m:1:26"},
 		{"defaultHttpRetryPolicy: {attempts: 1, retryOn: fooo}", "defaultHttpRetryPolicy.retryOn", "m:1:39"},
@@ -24,6 +29,10 @@ func TestMesh(t *testing.T) {
 		{"defaultTrafficPolicy: {outlierDetection: {maxEjectionPercent: 200}}", "defaultTrafficPolicy.outlierDetection.maxEjectionPercent", "m:1:43"},
 		{"defaultTrafficPolicy: {connectionPool: {tcp: {maxConnections: -1}}}", "defaultTrafficPolicy.connectionPool.tcp.maxConnections", "m:1:47"},
 	} {
+		severity := config.Error
+		if word, ok := strings.CutPrefix(tt.place, "warning "); ok {
+			severity, tt.place = config.Warning, word
+		}
 		m, issues := decode.Mesh("m", []byte(tt.in))
 		if m == nil {
 			t.Fatal(issues)
@@ -31,7 +40,7 @@ func TestMesh(t *testing.T) {
 		issues = Mesh(m)
 		switch {
 		case tt.field == "" && len(issues) == 0:
-		case len(issues) != 1 || issues[0].Severity != config.Error || issues[0].Field != tt.field || issues[0].Origin.String() != tt.place:
+		case len(issues) != 1 || issues[0].Severity != severity || issues[0].Field != tt.field || issues[0].Origin.String() != tt.place:
 			t.Errorf("%s: %v", tt.in, issues)
 		}
 	}

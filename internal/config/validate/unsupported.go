@@ -36,15 +36,18 @@ var Refusals = []Refusal{
 
 // refusals warns of every field that is set and refused.
 func (c *checker) refusals(m protoreflect.Message) {
-	var mine []Refusal
-	for _, r := range Refusals {
-		if r.Kind == c.o.Kind {
-			mine = append(mine, r)
-		}
-	}
-	if len(mine) > 0 {
+	if mine := refusalsOf(c.o.Kind); len(mine) > 0 {
 		c.refusalsIn(mine, "spec", "spec", m)
 	}
+}
+
+func refusalsOf(kind config.Kind) (out []Refusal) {
+	for _, r := range Refusals {
+		if r.Kind == kind {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // refusalsIn walks one message; plain is its path without indices.
