@@ -51,7 +51,14 @@ func Read(name string, data []byte) Result { return new(Decoder).Read(name, data
 // whose objects live on elsewhere. The zero Decoder is ready; it is not safe for concurrent use.
 type Decoder struct {
 	docs []doc // by line
+	// lost are documents that were missing when the file seemed to be half-written, and torn is how often in a row it did: a
+	// large file is seen while it is being written, and most of it must not be read anew when it is there again.
+	lost []doc
+	torn int
 }
+
+// maxTorn is after how many contents in a row that seem half-written what is lost is forgotten.
+const maxTorn = 16
 
 // doc is what one document gave. There may be very many of them.
 type doc struct {
@@ -74,7 +81,7 @@ func (d *Decoder) Read(name string, data []byte) Result {
 	}
 	chunks := split(data)
 	docs := make([]doc, 0, len(chunks))
-	old := known{docs: d.docs}
+	old := known{docs: append(d.docs, d.lost...)}
 	for _, c := range chunks {
 		if r.full(config.Origin{File: name, Line: c.line + 1, Column: 1}) {
 			break
@@ -91,7 +98,13 @@ func (d *Decoder) Read(name string, data []byte) Result {
 		}
 	}
 	old.detach()
-	d.docs = docs
+	d.docs, d.lost = docs, nil
+	if d.torn++; r.out.Parsed && bytes.HasSuffix(data, []byte("\n")) {
+		d.torn = 0
+	}
+	if d.torn > 0 && d.torn <= maxTorn {
+		d.lost = slices.DeleteFunc(old.docs, func(x doc) bool { return x.d == nil })
+	}
 	slices.SortStableFunc(r.out.Issues, func(a, b config.Issue) int {
 		if a.Origin.Line != b.Origin.Line {
 			return a.Origin.Line - b.Origin.Line

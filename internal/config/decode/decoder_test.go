@@ -105,3 +105,27 @@ func specs(docs []doc) map[proto.Message]bool {
 	}
 	return out
 }
+
+// TestDecoderSeesFilesBeingWritten: what is missing from half of a file is the same again when the rest has come.
+func TestDecoderSeesFilesBeingWritten(t *testing.T) {
+	var b strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&b, "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x%d}\nspec: {hosts: [a%d.com]}\n", i, i)
+	}
+	whole := b.String()
+	var d Decoder
+	first := d.Read("f", []byte(whole))
+	for _, torn := range []string{"", whole[:len(whole)/2], whole[:len(whole)/2+9], whole[:len(whole)*3/4+50]} {
+		d.Read("f", []byte(torn))
+	}
+	again := d.Read("f", []byte(whole))
+	if !slices.Equal(again.Objects, first.Objects) || len(d.lost) != 0 {
+		t.Errorf("%d objects, %d documents are still lost", len(again.Objects), len(d.lost))
+	}
+	for range 2 * maxTorn {
+		d.Read("f", []byte("a: ["))
+	}
+	if len(d.lost) != 0 {
+		t.Errorf("%d documents of a file that is broken for good are remembered", len(d.lost))
+	}
+}
