@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -131,7 +132,7 @@ func (p *Plane) Set(s *xds.Snapshot) xds.Result {
 	old := p.state.Load()
 	var bad []xds.Rejection
 	st := &state{snapshot: s, tables: map[string]*route.Table{}, configs: map[string]*listener.Config{}, made: map[*listenerv3.Listener]*listener.Config{},
-		unserved: map[string]bool{}, declared: map[netip.Addr]bool{}, names: map[string][]netip.Addr{}}
+		unserved: map[string]bool{}, declared: make(map[netip.Addr]bool, len(old.declared))}
 	for _, rc := range s.Routes {
 		t, refused := route.Recompile(old.tables[rc.GetName()], rc, s.Foreign)
 		for _, err := range refused {
@@ -161,7 +162,7 @@ func (p *Plane) Set(s *xds.Snapshot) xds.Result {
 		all = append(all, c)
 	}
 	st.listeners, st.own = listener.NewSet(all), ownersOf(all)
-	st.declare(s, all)
+	st.declare(s, all, old)
 	bad = append(p.Clusters.Update(s), bad...)
 	st.clusters = p.Clusters.Table()
 	p.tls.Retain(st.clusters)
@@ -187,9 +188,16 @@ const (
 
 // declare collects the addresses that belong to declared hosts: those of the name table, of listeners of their own, of
 // filter chains, and of virtual hosts.
-func (st *state) declare(s *xds.Snapshot, all []*listener.Config) {
+func (st *state) declare(s *xds.Snapshot, all []*listener.Config, old *state) {
+	if before := old.snapshot; before != nil && len(s.Names) > 0 && len(s.Names) == len(before.Names) && &s.Names[0] == &before.Names[0] {
+		st.names = old.names
+	} else {
+		st.names = make(map[string][]netip.Addr, len(s.Names))
+		for _, n := range s.Names {
+			st.names[n.Host] = n.Addrs
+		}
+	}
 	for _, n := range s.Names {
-		st.names[n.Host] = n.Addrs
 		for _, a := range n.Addrs {
 			st.declared[a] = true
 		}
@@ -207,12 +215,20 @@ func (st *state) declare(s *xds.Snapshot, all []*listener.Config) {
 	for _, rc := range s.Routes {
 		for _, vh := range rc.GetVirtualHosts() {
 			for _, d := range vh.GetDomains() {
-				if a, err := netip.ParseAddr(trimBrackets(d)); err == nil {
+				if d = trimBrackets(d); !mayBeAddress(d) {
+					continue
+				}
+				if a, err := netip.ParseAddr(d); err == nil {
 					st.declared[a] = true
 				}
 			}
 		}
 	}
+}
+
+// mayBeAddress tells whether a domain of a virtual host can be an address at all; there are thousands of names.
+func mayBeAddress(d string) bool {
+	return strings.IndexByte(d, ':') >= 0 || d != "" && d[0] >= '0' && d[0] <= '9' && d[len(d)-1] >= '0' && d[len(d)-1] <= '9'
 }
 
 func trimBrackets(s string) string {
