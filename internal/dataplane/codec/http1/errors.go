@@ -2,7 +2,7 @@ package http1
 
 // Error says why a message is refused. All values are static: returning one allocates nothing.
 type Error struct {
-	Status int    // the status to answer: 400, 414, 417, 431, 501 or 505 for a request, 502 for a response
+	Status int    // the status to answer: 400, 414, 431, 501 or 505 for a request, 502 for a response
 	Reason string // one line, without the offending bytes
 	twin   *Error // the same reason with Status 502, for a response; nil in that one itself
 }
@@ -52,7 +52,6 @@ var (
 	errTETwice      = refuse(400, "more than one Transfer-Encoding")
 	errTE10         = refuse(400, "Transfer-Encoding in an HTTP/1.0 message")
 	errCoding       = refuse(501, "transfer coding not supported")
-	errExpectation  = refuse(417, "expectation not supported")
 	errStatusLine   = refuse(502, "malformed status line")
 	errStatus       = refuse(502, "status code out of range")
 	errSwitch       = refuse(502, "101 that was not asked for")

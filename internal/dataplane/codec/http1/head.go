@@ -227,9 +227,8 @@ func (h *Head) inspect() (s seen, err *Error) {
 			s.upgrade = i
 			s.upgrades++
 		case FieldExpect:
-			s.expect = i
-			if h.Status == 0 && !EqualFold(f.Value, "100-continue") {
-				return s, errExpectation // RFC 9110 §10.1.1
+			if EqualFold(f.Value, "100-continue") { // what else is expected is the server's to judge, RFC 9110 §10.1.1
+				s.expect = i
 			}
 		}
 	}
