@@ -145,6 +145,9 @@ func (e *httpEnv) undeclared(st *state, rt *route.Route, authority []byte, port 
 		return refusal(proxyerr.Reply{Status: 502})
 	}
 	if e.in.own {
+		if rt == nil { // its routes went with a snapshot that came while the connection was open
+			return noRoute()
+		}
 		return e.toCluster(st, rt, authority)
 	}
 	if name := st.elsewhere(); name != "" {

@@ -1,9 +1,11 @@
 package dataplane_test
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -138,6 +140,50 @@ func TestOwnUndeclared(t *testing.T) {
 	}
 	if got := askUnix(t, path, strings.Replace(request, "svc.test", "other.test", 1)); !strings.HasPrefix(got, "HTTP/1.1 503") {
 		t.Errorf("undeclared: %q", got)
+	}
+}
+
+// TestOwnRoutesGone: a connection to a listener's own socket outlives the routes it began with.
+func TestOwnRoutesGone(t *testing.T) {
+	s := planetest.One(planetest.NewUpstream(t, planetest.Serve("1")).Addr)
+	p := planetest.Start(t, dataplane.Options{}, s)
+	path := filepath.Join(t.TempDir(), "s")
+	snap := bind(planetest.Snapshot(s), s, path)
+	if r := p.Set(snap); len(r.Rejected) > 0 {
+		t.Fatal(r.Rejected)
+	}
+	if bad := p.ServeOwn(); len(bad) > 0 {
+		t.Fatal(bad)
+	}
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	answers := bufio.NewReader(c)
+	ask := func() (status int) {
+		t.Helper()
+		if _, err := io.WriteString(c, strings.Replace(request, "Connection: close\r\n", "", 1)); err != nil {
+			t.Fatal(err)
+		}
+		a, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Body.Close()
+		if _, err := io.Copy(io.Discard, a.Body); err != nil {
+			t.Fatal(err)
+		}
+		return a.StatusCode
+	}
+	if got := ask(); got != http.StatusOK {
+		t.Errorf("got %d", got)
+	}
+	snap = bind(planetest.Snapshot(s), s, path)
+	snap.Routes = nil
+	p.Set(snap)
+	if got := ask(); got != http.StatusNotFound {
+		t.Errorf("without routes: %d", got)
 	}
 }
 
