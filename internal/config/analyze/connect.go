@@ -196,8 +196,8 @@ func (r *run) judge(plan *translate.Plan, probes []*probe) {
 	if reached == 0 || fit > 0 {
 		return
 	}
-	r.report(at(config.Error, CodeNobodyCertified, plan.At("tls"), "none of the %d endpoints of %s that answer has a certificate for %s; every connection would fail",
-		reached, plan.Host, strings.Join(unique(probes), " or ")))
+	r.report(at(config.Error, CodeNobodyCertified, plan.At("tls"), "no endpoint of %s that answers (%d) has a certificate for %s; every connection would fail",
+		plan.Host, reached, strings.Join(unique(probes), " or ")))
 }
 
 // unique gives all names the probes wanted, each once.

@@ -2,6 +2,7 @@ package analyze
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -114,7 +115,7 @@ func (v *routes) destination(path string, d *networking.Destination) {
 		return
 	}
 	if there, known := v.subset(d.Host, d.Subset); !there {
-		what := "no DestinationRule for " + d.Host + " declares subset " + d.Subset
+		what := "no DestinationRule for " + d.Host + " declares subset " + d.Subset + config.DidYouMean(d.Subset, slices.Sorted(maps.Keys(v.subsets[normal(d.Host)])))
 		if !known {
 			what = "there is no DestinationRule with subsets for " + d.Host
 		}

@@ -49,3 +49,19 @@ func TestIstioctl(t *testing.T) {
 		t.Fatalf("%d rows", rows)
 	}
 }
+
+// TestNearestWord: where a word is misspelt, the message gives the one that was likely meant.
+func TestNearestWord(t *testing.T) {
+	for in, want := range map[string]string{
+		se("resolution: DNSS"):               "(did you mean `DNS`?)",
+		se("resolution: DNS, endpionts: []"): "(did you mean `endpoints`?)",
+		strings.Replace(se("resolution: DNS"), "protocol: HTTP", "protocol: htpp", 1): "(did you mean `HTTP`?)",
+		vs(toA + ", retries: {attempts: 1, retryOn: connect-failures}"):               "(did you mean `connect-failure`?)",
+		strings.Replace(dr(""), "kind: DestinationRule", "kind: DestinationRules", 1): "(did you mean `DestinationRule`?)",
+	} {
+		issues, _ := judge("f", []byte(in))
+		if len(issues) == 0 || !strings.Contains(issues[0].Message, want) {
+			t.Errorf("%s: %v does not say %s", in, issues, want)
+		}
+	}
+}

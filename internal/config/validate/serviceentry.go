@@ -76,7 +76,7 @@ func (c *checker) servicePorts(se *networking.ServiceEntry) map[string]bool {
 		}
 		proto := strings.ToLower(p.Protocol)
 		if !slices.Contains(protocols, proto) {
-			c.errorf(config.CodeBadProtocol, path+".protocol", "%q is not a protocol; allowed: HTTP, HTTPS, HTTP2, GRPC, GRPC-WEB, TCP, TLS, MONGO, REDIS, MYSQL, UDP", p.Protocol)
+			c.errorf(config.CodeBadProtocol, path+".protocol", "%q is not a protocol%s; allowed: HTTP, HTTPS, HTTP2, GRPC, GRPC-WEB, TCP, TLS, MONGO, REDIS, MYSQL, UDP", p.Protocol, nearestProtocol(p.Protocol))
 		} else if !slices.Contains(named, proto) {
 			bare = path + ".protocol"
 		}
@@ -89,6 +89,17 @@ func (c *checker) servicePorts(se *networking.ServiceEntry) map[string]bool {
 		c.errorf(config.CodeManyHostsTCP, bare, "several hosts can't share a port whose bytes name no host; allowed with several hosts: HTTP, HTTPS and TLS, or one ServiceEntry for each")
 	}
 	return names
+}
+
+// nearestProtocol gives the protocol that was likely meant, as config.DidYouMean writes it.
+func nearestProtocol(p string) string {
+	var words []string
+	for _, w := range protocols {
+		if w != "" {
+			words = append(words, strings.ToUpper(w))
+		}
+	}
+	return config.DidYouMean(strings.ToUpper(p), words)
 }
 
 func (c *checker) serviceAddresses(se *networking.ServiceEntry) {

@@ -144,6 +144,7 @@ func TestVerdicts(t *testing.T) {
 			"spec.ports[2].name DTR0206, spec.ports[2].targetPort DTR0204, spec.ports[3].name DTR0205, warning spec.ports[0].protocol DTR0901"},
 		{strings.Replace(se("resolution: DNS"), "name: x}", "name: x, annotations: {istio.io/connect-strategy: RACE_FIRST_TCP_CONNECT}}", 1), ""},
 
+		{vs("route: [{destination: {host: a.com}, weight: 2147483647}, {destination: {host: b.com}, weight: 2147483647}, {destination: {host: c.com}, weight: 2}]"), "spec.http[0].route DTR0404"},
 		{dr("outlierDetection: {}, tls: {mode: DISABLE}, loadBalancer: {simple: LEAST_REQUEST}"), ""},
 		{dr("outlierDetection: {consecutive5xxErrors: 0, consecutiveGatewayErrors: 3, interval: 1ms, baseEjectionTime: 1h, maxEjectionPercent: 100, minHealthPercent: 50, splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 2, outlierDetectionHttpErrorCodes: [429]}"), ""},
 		{dr("outlierDetection: {maxEjectionPercent: 101, minHealthPercent: -1, consecutiveLocalOriginFailures: 1, baseEjectionTime: 1.5ms, outlierDetectionHttpErrorCodes: [99]}"),

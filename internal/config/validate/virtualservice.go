@@ -2,6 +2,7 @@ package validate
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -180,6 +181,9 @@ func (c *checker) weights(path string, weights []int32) {
 			c.errorf(config.CodeWeight, fmt.Sprintf("%s[%d].weight", path, i), "%d is negative; allowed: 0 or more", w)
 		}
 		total += int64(w)
+	}
+	if total > math.MaxUint32 {
+		c.errorf(config.CodeWeight, path, "the weights add up to %d; allowed: %d together", total, uint32(math.MaxUint32))
 	}
 	if len(weights) > 1 && total == 0 {
 		c.errorf(config.CodeWeight, path, "the weights add up to 0; give at least one above it")
