@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"detour.dev/detour/internal/xds"
 )
 
 // Set is the whole configuration at one moment: immutable, sorted, indexed. Make one with NewSet.
@@ -72,7 +74,7 @@ func (s *Set) refuse(refused []Refusal, is func(name, namespace string) bool) {
 // With gives what NewSet gives of these arguments. It takes from s what is the same, so that after a few changes it costs
 // little more than a walk over pointers. s must come from NewSet or With, not from InCluster.
 func (s *Set) With(objects []*Object, vips map[string]VIPs, refused []Refusal) *Set {
-	gone, come, ok := Difference(s.given, objects)
+	gone, come, ok := xds.Difference(s.given, objects)
 	ofService := func(o *Object) bool { return o.Kind == Service }
 	if !ok || slices.ContainsFunc(gone, ofService) || slices.ContainsFunc(come, ofService) { // a Service completes names
 		return NewSet(objects, vips, refused)
@@ -103,42 +105,6 @@ func (s *Set) With(objects []*Object, vips map[string]VIPs, refused []Refusal) *
 	}
 	out.refuse(refused, is)
 	return out
-}
-
-// maxDifference is how many objects may come and go at one place of a list before it counts as another list.
-const maxDifference = 16
-
-// Difference gives the objects that are in one list only, by their pointers; ok is false where the lists have too little in
-// common to tell soon.
-func Difference(old, now []*Object) (gone, come []*Object, ok bool) {
-	i, j := 0, 0
-	for {
-		for i < len(old) && j < len(now) && old[i] == now[j] {
-			i, j = i+1, j+1
-		}
-		if i == len(old) && j == len(now) {
-			return gone, come, true
-		}
-		a, b, found := resume(old[i:], now[j:])
-		if !found || len(gone) > 4*maxDifference || len(come) > 4*maxDifference {
-			return nil, nil, false
-		}
-		gone, come = append(gone, old[i:i+a]...), append(come, now[j:j+b]...)
-		i, j = i+a, j+b
-	}
-}
-
-// resume finds where two lists go on alike: after the fewest objects of both together.
-func resume(old, now []*Object) (a, b int, found bool) {
-	for n := 1; n <= maxDifference; n++ {
-		for a := max(0, n-len(now)); a <= min(n, len(old)); a++ {
-			b := n - a
-			if a == len(old) && b == len(now) || a < len(old) && b < len(now) && old[a] == now[b] {
-				return a, b, true
-			}
-		}
-	}
-	return 0, 0, false
 }
 
 // CompareAge is Istio's order of equal objects: creation time where there is one, else namespace and name

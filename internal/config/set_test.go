@@ -82,24 +82,6 @@ func TestWithKeeps(t *testing.T) {
 	}
 }
 
-// TestDifference: few changes are found, wherever they are; a list that is another one is told soon.
-func TestDifference(t *testing.T) {
-	var list []*Object
-	for i := range 100 {
-		list = append(list, &Object{Key: Key{Name: fmt.Sprint(i)}})
-	}
-	x, y := &Object{}, &Object{}
-	now := slices.Concat([]*Object{x}, list[:50], list[52:99], []*Object{y})
-	gone, come, ok := Difference(list, now)
-	if !ok || !slices.Equal(gone, []*Object{list[50], list[51], list[99]}) || !slices.Equal(come, []*Object{x, y}) {
-		t.Errorf("%v gone, %v came, %v", gone, come, ok)
-	}
-	slices.Reverse(now)
-	if _, _, ok := Difference(list, now); ok {
-		t.Error("the reverse counts as a few changes")
-	}
-}
-
 // TestDestinations: all of them, in their order, each with its rule.
 func TestDestinations(t *testing.T) {
 	d := func(h string) *networking.Destination { return &networking.Destination{Host: h} }

@@ -289,8 +289,11 @@ func (e *httpEnv) Connect(c *hcm.Conn, s event.Stream, authority string, early [
 // byName finds the listener that serves a declared host on a port, and fills in where the connection counts as going. nil
 // if nothing declares it.
 func (st *state) byName(host string, port uint16, in *inbound) *listener.Config {
-	addrs := st.names[host]
-	if a, err := netip.ParseAddr(host); err == nil && st.declared[a] {
+	var addrs []netip.Addr
+	if st.names != nil {
+		addrs = st.names.hosts[host]
+	}
+	if a, err := netip.ParseAddr(host); err == nil && st.isDeclared(a) {
 		addrs = []netip.Addr{a}
 	}
 	for _, a := range addrs {

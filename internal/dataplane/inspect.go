@@ -70,7 +70,7 @@ func (w *worker) dispatchTo(in *inbound, l *listener.Config) {
 // alone belongs to that of all addresses of the port.
 func (w *worker) isDeclared(st *state, in *inbound, l *listener.Config) bool {
 	return in.name != "" || // Connect looked the name up
-		st.declared[in.dst.Addr()] || l != nil && (w.p.Compat || l.Takes(in.dst.Addr()))
+		st.isDeclared(in.dst.Addr()) || l != nil && (w.p.Compat || l.Takes(in.dst.Addr()))
 }
 
 // sniffs tells whether a connection's first bytes decide between HTTP and what is none: on a port that was declared

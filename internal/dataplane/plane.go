@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -75,10 +76,11 @@ type state struct {
 	tables    map[string]*route.Table
 	listeners *listener.Set
 	configs   map[string]*listener.Config
-	own       map[listener.Own]*listener.Config         // by the sockets they have of their own
+	own       map[listener.Own]*listener.Config // by the sockets they have of their own
+	all       []*listener.Config
 	made      map[*listenerv3.Listener]*listener.Config // what each good message of the snapshot was compiled to
-	declared  map[netip.Addr]bool                       // addresses that belong to a declared host
-	names     map[string][]netip.Addr                   // declared hosts' addresses
+	declared  map[netip.Addr]bool                       // addresses of listeners and virtual hosts
+	names     *nameTable
 }
 
 // registryOnly tells whether the snapshot refuses what nothing declares.
@@ -167,6 +169,9 @@ func (p *Plane) Set(s *xds.Snapshot) xds.Result {
 	st.clusters = p.Clusters.Table()
 	p.tls.Retain(st.clusters)
 	for _, c := range s.Clusters {
+		if len(st.clusters) == len(s.Clusters) { // it has no others
+			break
+		}
 		if st.clusters[c.GetName()] == nil {
 			st.unserved[c.GetName()] = true
 		}
@@ -186,21 +191,44 @@ const (
 	listenerType = "type.googleapis.com/envoy.config.listener.v3.Listener"
 )
 
-// declare collects the addresses that belong to declared hosts: those of the name table, of listeners of their own, of
-// filter chains, and of virtual hosts.
-func (st *state) declare(s *xds.Snapshot, all []*listener.Config, old *state) {
-	if before := old.snapshot; before != nil && len(s.Names) > 0 && len(s.Names) == len(before.Names) && &s.Names[0] == &before.Names[0] {
-		st.names = old.names
-	} else {
-		st.names = make(map[string][]netip.Addr, len(s.Names))
-		for _, n := range s.Names {
-			st.names[n.Host] = n.Addrs
+// nameTable is a snapshot's name table, by host and by address.
+type nameTable struct {
+	from  []xds.Name
+	hosts map[string][]netip.Addr
+	addrs map[netip.Addr]bool
+}
+
+func newNameTable(names []xds.Name) *nameTable {
+	t := &nameTable{from: names, hosts: make(map[string][]netip.Addr, len(names)), addrs: make(map[netip.Addr]bool, 2*len(names))}
+	for _, n := range names {
+		t.hosts[n.Host] = n.Addrs
+		for _, a := range n.Addrs {
+			t.addrs[a] = true
 		}
 	}
-	for _, n := range s.Names {
-		for _, a := range n.Addrs {
-			st.declared[a] = true
-		}
+	return t
+}
+
+// same tells whether the table was made of that very slice, which nobody changes.
+func (t *nameTable) same(names []xds.Name) bool {
+	return len(t.from) == len(names) && (len(names) == 0 || &t.from[0] == &names[0])
+}
+
+// isDeclared tells whether an address belongs to a declared host.
+func (st *state) isDeclared(a netip.Addr) bool {
+	return st.declared[a] || st.names != nil && st.names.addrs[a]
+}
+
+// declare collects the addresses that belong to declared hosts: those of the name table, of listeners of their own, of
+// filter chains, and of virtual hosts. Of what is the same as in the old state that one's are taken.
+func (st *state) declare(s *xds.Snapshot, all []*listener.Config, old *state) {
+	if st.names = old.names; st.names == nil || !st.names.same(s.Names) {
+		st.names = newNameTable(s.Names)
+	}
+	st.all = all
+	if old.snapshot != nil && slices.Equal(all, old.all) && slices.Equal(s.Routes, old.snapshot.Routes) {
+		st.declared = old.declared
+		return
 	}
 	for _, a := range st.listeners.Exact() {
 		st.declared[a] = true

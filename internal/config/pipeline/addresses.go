@@ -18,6 +18,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/xds"
 )
 
 // The ranges that Istio allocates from (PILOT_IP_AUTOALLOCATE_IPV4_PREFIX and …IPV6_PREFIX).
@@ -70,7 +71,7 @@ func DefaultStateFile() string {
 // assign gives every service host that needs one its addresses: those stated in a status, else those it has, else new
 // ones.
 func (a *allocator) assign(objects []*config.Object) (map[string]config.VIPs, []config.Issue) {
-	gone, come, ok := config.Difference(a.last, objects)
+	gone, come, ok := xds.Difference(a.last, objects)
 	a.last = objects
 	if ok && a.given != nil && !a.said && sameNeeds(gone, come) {
 		return a.given, nil

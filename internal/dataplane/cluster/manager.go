@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -57,6 +58,8 @@ type Manager struct {
 	clusters atomic.Pointer[map[string]*Cluster]
 
 	mu       sync.Mutex // one Update at a time
+	last     *xds.Snapshot
+	simple   bool // all of last is in force, and each cluster's assignment has its name
 	lives    map[string]*live
 	onEject  []func(*lb.Host)
 	onRemove []func(*lb.Host)
@@ -126,8 +129,13 @@ type change struct {
 func (m *Manager) Update(s *xds.Snapshot) []xds.Rejection {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	next := make(map[string]*Cluster, len(s.Clusters))
-	changes, rejected := m.compile(s, next)
+	clusters, gone, few := m.touched(s)
+	next := maps.Clone(*m.clusters.Load())
+	if !few {
+		clusters, next = s.Clusters, make(map[string]*Cluster, len(s.Clusters))
+	}
+	m.last, m.simple = s, true
+	changes, rejected := m.compile(s, clusters, next)
 	var wait []Watch
 	for _, c := range changes {
 		wait = append(wait, c.live.warm(c.cfg, c.a)...)
@@ -140,9 +148,19 @@ func (m *Manager) Update(s *xds.Snapshot) []xds.Rejection {
 	for _, c := range changes {
 		next[c.cfg.Name] = c.live.apply(c.cfg, c.a)
 	}
+	if !few {
+		for name := range m.lives {
+			if next[name] == nil {
+				gone = append(gone, name)
+			}
+		}
+	}
+	for _, name := range gone {
+		delete(next, name)
+	}
 	m.clusters.Store(&next)
-	for name, l := range m.lives {
-		if next[name] == nil {
+	for _, name := range gone {
+		if l := m.lives[name]; l != nil {
 			delete(m.lives, name)
 			l.close()
 			m.opt.Stats.RemoveCluster(name)
@@ -151,20 +169,45 @@ func (m *Manager) Update(s *xds.Snapshot) []xds.Rejection {
 	return rejected
 }
 
-// compile judges the snapshot's clusters and puts the last good version of bad ones into next. m.mu is held.
-func (m *Manager) compile(s *xds.Snapshot, next map[string]*Cluster) (changes []change, rejected []xds.Rejection) {
-	old := *m.clusters.Load()
-	assignments := make(map[string]*endpointv3.ClusterLoadAssignment, len(s.Endpoints))
-	for _, a := range s.Endpoints {
-		assignments[a.GetClusterName()] = a
+// touched gives the clusters of a snapshot that may be others than those in force, and the names of those that are gone;
+// few is false where all must be looked at. What is the same message as before, with the same assignment, is as it was.
+func (m *Manager) touched(s *xds.Snapshot) (clusters []*clusterv3.Cluster, gone []string, few bool) {
+	if !m.simple {
+		return nil, nil, false
+	}
+	left, came, ok := xds.Difference(m.last.Clusters, s.Clusters)
+	leftA, cameA, okA := xds.Difference(m.last.Endpoints, s.Endpoints)
+	if !ok || !okA {
+		return nil, nil, false
+	}
+	names := map[string]bool{}
+	for _, c := range slices.Concat(left, came) {
+		names[c.GetName()] = true
+	}
+	for _, a := range slices.Concat(leftA, cameA) {
+		names[a.GetClusterName()] = true
 	}
 	for _, c := range s.Clusters {
+		if names[c.GetName()] {
+			clusters = append(clusters, c)
+			delete(names, c.GetName())
+		}
+	}
+	return clusters, slices.Sorted(maps.Keys(names)), true
+}
+
+// compile judges clusters of a snapshot and puts the last good version of bad ones into next. m.mu is held.
+func (m *Manager) compile(s *xds.Snapshot, clusters []*clusterv3.Cluster, next map[string]*Cluster) (changes []change, rejected []xds.Rejection) {
+	old := *m.clusters.Load()
+	assigned := assignmentsFor(s, clusters)
+	for _, c := range clusters {
 		cfg, err := m.config(old[c.GetName()], c)
 		var a *assignment
 		if err == nil {
 			raw := c.GetLoadAssignment()
 			if cfg.Type == EDS {
-				raw = assignments[cfg.eds]
+				raw = assigned(cfg.eds)
+				m.simple = m.simple && cfg.eds == cfg.Name
 			}
 			if l := m.lives[cfg.Name]; l != nil && l.same(cfg, raw) {
 				next[cfg.Name] = l.current
@@ -173,6 +216,7 @@ func (m *Manager) compile(s *xds.Snapshot, next map[string]*Cluster) (changes []
 			a, err = compileAssignment(cfg, raw)
 		}
 		if err != nil {
+			m.simple = false
 			rejected = append(rejected, rejection(c, cfg, err))
 			if last := old[c.GetName()]; last != nil {
 				next[c.GetName()] = last
@@ -188,6 +232,27 @@ func (m *Manager) compile(s *xds.Snapshot, next map[string]*Cluster) (changes []
 	}
 	return changes, rejected
 }
+
+// assignmentsFor gives a function that finds a snapshot's assignments by name for some of its clusters.
+func assignmentsFor(s *xds.Snapshot, clusters []*clusterv3.Cluster) func(string) *endpointv3.ClusterLoadAssignment {
+	if len(clusters) <= fewClusters {
+		return func(name string) *endpointv3.ClusterLoadAssignment {
+			i := slices.IndexFunc(s.Endpoints, func(a *endpointv3.ClusterLoadAssignment) bool { return a.GetClusterName() == name })
+			if i < 0 {
+				return nil
+			}
+			return s.Endpoints[i]
+		}
+	}
+	all := make(map[string]*endpointv3.ClusterLoadAssignment, len(s.Endpoints))
+	for _, a := range s.Endpoints {
+		all[a.GetClusterName()] = a
+	}
+	return func(name string) *endpointv3.ClusterLoadAssignment { return all[name] }
+}
+
+// fewClusters are looked up one by one; for more an index pays.
+const fewClusters = 4
 
 const typePrefix = "type.googleapis.com/"
 
