@@ -130,6 +130,7 @@ func (c *compiler) cluster(cc *clusterContext) (*clusterv3.Cluster, *endpointv3.
 	c.countStatuses(cc)
 	c.applyTLS(cc, cl)
 	applyProtocol(cc, cl)
+	c.admitPlain(cc, cl)
 	if cl.LbPolicy == clusterv3.Cluster_CLUSTER_PROVIDED {
 		assignment = nil
 	}

@@ -319,6 +319,14 @@ func (c *compiler) meetsMesh(cc *clusterContext) bool {
 	return c.group.CompatIstio && cc.dynamic() && cc.policy.tls == nil && !cc.service.external()
 }
 
+// admitPlain belongs to deviation 3: Envoy refuses a dynamic cluster with protocol options that does not take SNI from requests,
+// even one without TLS, unless it is told that this is meant. istiod does not tell it.
+func (c *compiler) admitPlain(cc *clusterContext, cl *clusterv3.Cluster) {
+	if !c.group.CompatIstio && cc.dynamic() && cc.options != nil && cl.TransportSocket == nil {
+		allowInsecure(cl)
+	}
+}
+
 // leavesProxyOut belongs to deviation 3: of a MESH_INTERNAL host without TLS settings istiod expects that a mesh's proxies may
 // stand before its endpoints, and wraps only what it sends to those with the PROXY protocol.
 func (c *compiler) leavesProxyOut(cc *clusterContext, cl *clusterv3.Cluster) bool {

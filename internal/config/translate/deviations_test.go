@@ -13,6 +13,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	dnsclusterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
+	dfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dynamic_forward_proxy/v3"
 	prioritiesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
@@ -360,6 +361,10 @@ func TestDeviationsOfRareFields(t *testing.T) {
 		"a dynamic host in the mesh": {dynamic, "", func(t *testing.T, s *xds.Snapshot) string {
 			return options(t, s, "outbound|80||*.example.com")
 		}, "", "true false"},
+		"HTTP/2 to a dynamic host": {strings.Replace(dynamic, "HTTP}", "HTTP2}", 1), "", func(t *testing.T, s *xds.Snapshot) string {
+			dfp := unpack(t, clusterNamed(t, s, "outbound|80||*.example.com").GetClusterType().TypedConfig, &dfpv3.ClusterConfig{})
+			return fmt.Sprint(dfp.AllowInsecureClusterOptions)
+		}, "true", "false"},
 		"proxyProtocol to a host in the mesh": {
 			static("  location: MESH_INTERNAL\n  ports: [{number: 80, name: http, protocol: HTTP}]") + ruleWith("{proxyProtocol: {}}"), "", socket,
 			"envoy.transport_sockets.upstream_proxy_protocol", "",
@@ -424,7 +429,7 @@ func TestEveryDeviationIsShown(t *testing.T) {
 		"blocked": TestDeviationCredentialName, "faultDefault": TestDeviationFault, "appendWord": TestDeviationRetryOn,
 		"failsOver": TestDeviationsOfRareFields, "countStatuses": TestDeviationsOfRareFields, "followsRequest": TestDeviationsOfRareFields,
 		"withheld": TestDeviationsOfRareFields, "meetsMesh": TestDeviationsOfRareFields, "leavesProxyOut": TestDeviationsOfRareFields,
-		"asked": TestDeviationsOfRareFields, "joinsSniffed": TestDeviationsOfRareFields, "afterSubnets": TestDeviationsOfRareFields,
+		"admitPlain": TestDeviationsOfRareFields, "asked": TestDeviationsOfRareFields, "joinsSniffed": TestDeviationsOfRareFields, "afterSubnets": TestDeviationsOfRareFields,
 		"looksUpUndeclared": TestDeviationsOfRareFields,
 	}
 	helpers := map[string]bool{"literalDomain": true, "dnsJitter": true, "annotated": true, "fileSource": true}

@@ -1,6 +1,8 @@
 package translate
 
 import (
+	"strings"
+
 	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 
@@ -55,6 +57,21 @@ func (c *compiler) sliceEndpoints(o *config.Object, port string) []*networking.W
 			}
 			out = append(out, e)
 		}
+	}
+	return out
+}
+
+// inCluster gives the names by which callers in a cluster know a host NAME.NAMESPACE.svc.cluster.local beside its full one:
+// NAME.NAMESPACE and NAME.NAMESPACE.svc, and NAME in its own namespace.
+func (c *compiler) inCluster(host string) []string {
+	qualified, ok := strings.CutSuffix(host, "."+config.ClusterDomain)
+	name, ns, both := strings.Cut(qualified, ".")
+	if !ok || !both {
+		return nil
+	}
+	out := []string{qualified, qualified + ".svc"}
+	if ns == c.group.Namespace {
+		out = append(out, name)
 	}
 	return out
 }

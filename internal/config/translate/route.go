@@ -305,9 +305,7 @@ func (c *compiler) serviceRoutes(s *service, port servicePort) []*routev3.Route 
 // single address by which it is reached.
 func (c *compiler) domains(s *service, port uint32) []string {
 	out := []string{s.host, s.host + "."}
-	if s.kubernetes() {
-		out = append(out, c.shortNames(s.first)...)
-	}
+	out = append(out, c.inCluster(s.host)...)
 	return append(out, c.namedAddresses(s, port)...)
 }
 

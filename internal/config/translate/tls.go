@@ -77,15 +77,20 @@ func (cc *clusterContext) dynamic() bool {
 func followDynamically(cc *clusterContext, cl *clusterv3.Cluster, t *networking.ClientTLSSettings) {
 	sni, verify := t.Sni == "", !t.InsecureSkipVerify.GetValue()
 	if !sni || !verify {
-		custom := cl.GetClusterType()
-		dfp := &dfpv3.ClusterConfig{}
-		if err := custom.GetTypedConfig().UnmarshalTo(dfp); err == nil {
-			dfp.AllowInsecureClusterOptions = true
-			custom.TypedConfig = mustAny(dfp)
-		}
+		allowInsecure(cl)
 	}
 	if sni || verify {
 		cc.httpOptions().UpstreamHttpProtocolOptions = &corev3.UpstreamHttpProtocolOptions{AutoSni: sni, AutoSanValidation: verify}
+	}
+}
+
+// allowInsecure tells Envoy that a dynamic cluster takes no names from requests on purpose.
+func allowInsecure(cl *clusterv3.Cluster) {
+	custom := cl.GetClusterType()
+	dfp := &dfpv3.ClusterConfig{}
+	if err := custom.GetTypedConfig().UnmarshalTo(dfp); err == nil {
+		dfp.AllowInsecureClusterOptions = true
+		custom.TypedConfig = mustAny(dfp)
 	}
 }
 
