@@ -105,6 +105,13 @@ func (h *Handler) wholeDump(w http.ResponseWriter, names *regexp.Regexp, withEnd
 	}
 }
 
+// Warm prepares the texts of a dump, so that the first one does not take longer than others.
+func (h *Handler) Warm() {
+	if all, err := h.wholeTexts(h.newDump(nil), nil); err == nil {
+		h.texts.reuse(all)
+	}
+}
+
 // blockSize is how much is written at once, in bytes.
 const blockSize = 128 << 10
 

@@ -102,6 +102,7 @@ type App struct {
 	pipeline *pipeline.Pipeline
 	dnsproxy *dnsproxy.Server
 	state    *state
+	admin    *admin.Handler
 
 	runners []runner
 	quit    context.Context // ends with the first Quit
@@ -263,6 +264,7 @@ func (a *App) startPlane(context.Context) (err error) {
 func (a *App) startAdmin() func(context.Context) error {
 	h := admin.NewHandler(a.state, admin.Options{Version: a.cfg.Version, Args: a.cfg.Args, Stats: a.cfg.Stats, Level: a.cfg.Level,
 		Log: a.cfg.Log, Node: &corev3.Node{Id: "detour", Locality: a.cfg.Group.Locality}})
+	a.admin = h
 	listeners := a.cfg.Admin
 	a.cfg.Admin = nil
 	return func(ctx context.Context) error {
@@ -292,9 +294,17 @@ func (a *App) load(ctx context.Context) error {
 	defer cancel()
 	a.clusters.WaitFirst(wait)
 	if a.pipeline.Status().Set.Len() > manyObjects {
-		go debug.FreeOSMemory()
+		go a.settle()
 	}
 	return nil
+}
+
+// settle does in the background what a large configuration asks for once it is read: its garbage is given back, and the
+// first dump of it, which somebody may wait for, is prepared.
+func (a *App) settle() {
+	debug.FreeOSMemory()
+	a.admin.Warm()
+	debug.FreeOSMemory()
 }
 
 func (a *App) watchConfiguration() func(context.Context) error { return a.pipeline.Run }

@@ -26,7 +26,7 @@ const (
 	defaultPercent = 100
 	// loadPercent is the pace while the first configuration is read: what it leaves behind should not be most of what the
 	// process will ever have taken.
-	loadPercent = 50
+	loadPercent = 40
 )
 
 // ownPace tells whether the collector's pace is left to detour: an operator's GOGC is left alone.
