@@ -30,6 +30,7 @@ type call struct {
 	from   string // the client's address, of 10.255.0.0/16; clientAddr if empty
 	header []string
 	body   string
+	chunks bool // the body goes in chunks
 	fresh  bool // on a new connection
 }
 
@@ -201,10 +202,14 @@ func (cl *caller) send(c call) (text, body string, err error) {
 	for _, h := range c.header {
 		out.WriteString(h + "\r\n")
 	}
-	if c.body != "" {
-		fmt.Fprintf(&out, "Content-Length: %d\r\n", len(c.body))
+	switch {
+	case c.chunks:
+		fmt.Fprintf(&out, "Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(c.body), c.body)
+	case c.body != "":
+		fmt.Fprintf(&out, "Content-Length: %d\r\n\r\n%s", len(c.body), c.body)
+	default:
+		out.WriteString("\r\n")
 	}
-	out.WriteString("\r\n" + c.body)
 	if _, err := io.WriteString(cl.conn, out.String()); err != nil {
 		cl.hangUp()
 		return "", "", err

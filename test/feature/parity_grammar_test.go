@@ -34,21 +34,28 @@ func (g *grammar) host(i, n int) (docs []string, calls []call) {
 		endpoints = append(endpoints, fields{"address": fmt.Sprintf("10.1.0.%d", e+1), "ports": fields{"http": 8080, "http-alt": 8080},
 			"labels": fields{"version": fmt.Sprintf("v%d", e+1)}})
 	}
-	docs = append(docs, object("ServiceEntry", fmt.Sprintf("h%d", i), fields{"hosts": []any{name}, "addresses": []any{fmt.Sprintf("10.200.%d.%d", i/200, i%200+1)},
+	hosts := []any{name}
+	if g.chance(20) { // names below it
+		hosts = append(hosts, "*."+name)
+	}
+	docs = append(docs, object("ServiceEntry", fmt.Sprintf("h%d", i), fields{"hosts": hosts, "addresses": []any{fmt.Sprintf("10.200.%d.%d", i/200, i%200+1)},
 		"ports": ports, "resolution": "STATIC", "endpoints": endpoints}))
 	subsets := []any{}
 	for e := range grammarEndpoints {
 		subsets = append(subsets, fields{"name": fmt.Sprintf("v%d", e+1), "labels": fields{"version": fmt.Sprintf("v%d", e+1)}})
 	}
-	docs = append(docs, object("DestinationRule", fmt.Sprintf("h%d", i), fields{"host": name, "subsets": subsets,
-		"trafficPolicy": fields{"loadBalancer": fields{"consistentHash": g.hashKey()}}}))
+	hash := g.hashKey()
+	for at, h := range hosts {
+		docs = append(docs, object("DestinationRule", fmt.Sprintf("h%d-%d", i, at), fields{"host": h, "subsets": subsets,
+			"trafficPolicy": fields{"loadBalancer": fields{"consistentHash": hash}}}))
+	}
 	var rules []any
 	var hints []fields
 	for left := g.IntN(5); left >= 0; left-- {
 		rule, m := g.rule(name, left == 0)
 		rules, hints = append(rules, rule), append(hints, m...)
 	}
-	docs = append(docs, object("VirtualService", fmt.Sprintf("h%d", i), fields{"hosts": []any{name}, "http": rules}))
+	docs = append(docs, object("VirtualService", fmt.Sprintf("h%d", i), fields{"hosts": hosts[:1+g.IntN(len(hosts))], "http": rules}))
 	for range n {
 		calls = append(calls, g.call(name, hints))
 	}
@@ -110,6 +117,9 @@ func (g *grammar) rule(host string, last bool) (rule fields, hints []fields) {
 func (g *grammar) toUpstream(rule fields, host string, matches []any) {
 	dest := func() fields {
 		d := fields{"host": host}
+		if g.chance(10) {
+			d["host"] = "h0.test"
+		}
 		if g.chance(60) {
 			d["subset"] = pick(g, "v1", "v2", "v3")
 		} else if g.chance(5) {
@@ -384,7 +394,7 @@ func (g *grammar) call(host string, hints []fields) call {
 	}
 	c.url = "http://" + host + port
 	if g.chance(15) {
-		c.host = pick(g, strings.ToUpper(host), host+".", host+":80", host+":99", strings.ToUpper(host[:1])+host[1:])
+		c.host = pick(g, strings.ToUpper(host), host+".", "a."+host, "a.b."+host+":80", host+":80", host+":99", strings.ToUpper(host[:1])+host[1:])
 	}
 	hint := fields{}
 	if len(hints) > 0 && g.chance(80) {
@@ -402,7 +412,7 @@ func (g *grammar) call(host string, hints []fields) call {
 		c.method = pick(g, "POST", "GET", "PUT", "HEAD")
 	}
 	if c.method == "POST" || c.method == "PUT" && g.chance(50) {
-		c.body = pick(g, "a body", strings.Repeat("long ", 2000))
+		c.body, c.chunks = pick(g, "a body", strings.Repeat("long ", 2000)), g.chance(30)
 	}
 	if g.chance(30) {
 		c.header = append(c.header, "x-codes: "+pick(g, "503,200", "503", "500,502,200", "409,200", "418,418,200", "504,503,500,200", "429", "404"))

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,20 +50,51 @@ func TestParityRandom(t *testing.T) {
 
 func playRandom(t *testing.T, seed uint64) {
 	t.Parallel()
-	g := &grammar{Rand: rand.New(rand.NewPCG(seed, seed))}
-	var docs, text []string
-	var calls []call
-	var of []int // which host a call is for
-	for i := range randomHosts {
-		doc, cs := g.host(i, randomRequests)
-		text = append(text, doc[len(doc)-1])
-		docs = append(docs, doc...)
-		calls = append(calls, cs...)
-		for range cs {
-			of = append(of, i)
+	r := newRandom(seed)
+	envoy, detour := r.play(t, envoyBinary(t), nil), r.play(t, "", nil)
+	differ := 0
+	for i := range min(len(envoy), len(detour)) {
+		if envoy[i] == detour[i] {
+			continue
+		}
+		if differ++; differ <= 5 {
+			host := i / randomRequests
+			t.Errorf("seed %d, host %d: %+v\nEnvoy:  %s\ndetour: %s\n%s", seed, host, r.calls[i], envoy[i], detour[i], r.rules[host])
 		}
 	}
-	p := parity{text: strings.Join(docs, "---\n"), flags: []string{"--labels", "app=web,version=v1"},
+	if differ > 0 || len(envoy) != len(r.calls) || len(detour) != len(r.calls) {
+		t.Errorf("seed %d: %d of %d requests differ (%d and %d answers)", seed, differ, len(r.calls), len(envoy), len(detour))
+	}
+}
+
+// TestParityRandomSpoilt: where the engines get configurations that differ in a value here and there, it shows.
+func TestParityRandomSpoilt(t *testing.T) {
+	t.Parallel()
+	r := newRandom(randomSeed)
+	envoy := r.play(t, envoyBinary(t), nil)
+	for old, new := range map[string]string{"prefix: /a/b": "prefix: /b/a", " status: 404": " status: 410", "authority: rewritten.test": "authority: spoilt.test"} {
+		detour := r.play(t, "", map[string]string{old: new})
+		if slices.Equal(envoy, detour) {
+			t.Errorf("%q in place of %q makes no difference", new, old)
+		}
+	}
+}
+
+// random is what a seed makes: a configuration, each host's rules, and the requests, randomRequests for each host.
+type random struct {
+	parity
+	rules []string
+	calls []call
+}
+
+func newRandom(seed uint64) *random {
+	r, g := &random{}, &grammar{Rand: rand.New(rand.NewPCG(seed, seed))}
+	var docs []string
+	for i := range randomHosts {
+		doc, calls := g.host(i, randomRequests)
+		docs, r.rules, r.calls = append(docs, doc...), append(r.rules, doc[len(doc)-1]), append(r.calls, calls...)
+	}
+	r.parity = parity{text: strings.Join(docs, "---\n"), flags: []string{"--labels", "app=web,version=v1"},
 		prepare: func(*world) map[string]stub {
 			out := map[string]stub{}
 			for i := range grammarEndpoints {
@@ -71,30 +103,18 @@ func playRandom(t *testing.T, seed uint64) {
 			return out
 		},
 		script: func(a *actor) {
-			for _, c := range calls {
+			for _, c := range r.calls {
 				answer := a.ask(&a.own, c)
 				if c.method == "HEAD" { // how long the body would be that is not sent: an Envoy says so in its own answers, or chunked
 					answer = withoutLength.ReplaceAllString(answer, "")
 				}
-				for _, r := range a.takeArrivals() {
-					answer += "\n    " + r.endpoint + " got " + joined(r.text)
+				for _, got := range a.takeArrivals() {
+					answer += "\n    " + got.endpoint + " got " + joined(got.text)
 				}
 				a.note("%s", answer)
 			}
 		}}
-	envoy, detour := p.play(t, envoyBinary(t), nil), p.play(t, "", nil)
-	differ := 0
-	for i := range min(len(envoy), len(detour)) {
-		if envoy[i] == detour[i] {
-			continue
-		}
-		if differ++; differ <= 5 {
-			t.Errorf("seed %d, host %d: %+v\nEnvoy:  %s\ndetour: %s\n%s", seed, of[i], calls[i], envoy[i], detour[i], text[of[i]])
-		}
-	}
-	if differ > 0 || len(envoy) != len(calls) || len(detour) != len(calls) {
-		t.Errorf("seed %d: %d of %d requests differ (%d and %d answers)", seed, differ, len(calls), len(envoy), len(detour))
-	}
+	return r
 }
 
 var withoutLength = regexp.MustCompile(` \| (transfer-encoding: chunked|content-length: 0)`)
