@@ -61,7 +61,7 @@ func (c *compiler) clustersOf(s *service) (clusters []*clusterv3.Cluster, assign
 func (c *compiler) contexts(s *service) []*clusterContext {
 	var out []*clusterContext
 	for _, port := range s.ports {
-		if port.protocol == datagram {
+		if port.protocol == datagram || !c.joins(s, port.number) {
 			continue
 		}
 		whole := &clusterContext{service: s, port: port, upgrades: c.mesh.upgradesHTTP2, policy: c.policyFor(s.rule, port.number, nil), members: c.membersOf(s, port, nil)}

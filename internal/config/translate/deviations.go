@@ -4,6 +4,7 @@ package translate
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -213,6 +214,34 @@ func (c *compiler) afterSubnets(own, stated []netip.Prefix) []netip.Prefix {
 // Host resolves to. With detour they go where the application wanted to go, having looked the name up itself.
 func (c *compiler) looksUpUndeclared() bool {
 	return c.group.CompatIstio && c.mesh.looksUp
+}
+
+// joins belongs to deviation 3: of several ServiceEntries for one host istiod joins only those with the first's resolution,
+// labels, workloadSelector and exportTo; the ports of the others have no clusters. detour joins all.
+func (c *compiler) joins(s *service, port uint32) bool {
+	if !c.group.CompatIstio || len(s.entries) == 1 {
+		return true
+	}
+	first := entryOf(s.first)
+	return slices.ContainsFunc(s.entries, func(o *config.Object) bool {
+		se := entryOf(o)
+		return portNamed(se, port) != nil && (o == s.first || se.Resolution == first.Resolution && sameLabels(o.Labels, s.first.Labels) &&
+			sameLabels(se.WorkloadSelector.GetLabels(), first.WorkloadSelector.GetLabels()) && sameSet(se.ExportTo, first.ExportTo))
+	})
+}
+
+// portIn belongs to deviation 3: the endpoints of several ServiceEntries for one host belong together by the number of their
+// port. istiod goes by its name.
+func (c *compiler) portIn(s *service, se *networking.ServiceEntry, port servicePort) *networking.ServicePort {
+	if c.group.CompatIstio && len(s.entries) > 1 {
+		if i := slices.IndexFunc(se.Ports, func(p *networking.ServicePort) bool { return p.Name == port.name }); i >= 0 {
+			return se.Ports[i]
+		}
+		if !resolvesByName(s.spec.Resolution) {
+			return nil
+		}
+	}
+	return portNamed(se, port.number)
 }
 
 // copiesOf belongs to deviation 3 (T15): istiod makes one service of each stated address and then gives a host's endpoints

@@ -361,6 +361,16 @@ func TestDeviationsOfRareFields(t *testing.T) {
 		"a dynamic host in the mesh": {dynamic, "", func(t *testing.T, s *xds.Snapshot) string {
 			return options(t, s, "outbound|80||*.example.com")
 		}, "", "true false"},
+		"a host of two resolutions": {
+			http + strings.NewReplacer("name: a}", "name: b}", "STATIC", "NONE", "number: 80", "number: 81").Replace(strings.Split(http, "  endpoints")[0]+"  ports: [{number: 81, name: http, protocol: HTTP}]\n---\n"), "",
+			func(_ *testing.T, s *xds.Snapshot) string { return fmt.Sprint(len(s.Clusters)) }, "4", "3",
+		},
+		"a port of two names": {
+			http + strings.NewReplacer("name: a}", "name: b}", "name: http", "name: web").Replace(http), "",
+			func(_ *testing.T, s *xds.Snapshot) string {
+				return fmt.Sprint(len(s.Endpoints[0].Endpoints[0].LbEndpoints))
+			}, "2", "1",
+		},
 		"HTTP/2 to a dynamic host": {strings.Replace(dynamic, "HTTP}", "HTTP2}", 1), "", func(t *testing.T, s *xds.Snapshot) string {
 			dfp := unpack(t, clusterNamed(t, s, "outbound|80||*.example.com").GetClusterType().TypedConfig, &dfpv3.ClusterConfig{})
 			return fmt.Sprint(dfp.AllowInsecureClusterOptions)
@@ -429,7 +439,7 @@ func TestEveryDeviationIsShown(t *testing.T) {
 		"blocked": TestDeviationCredentialName, "faultDefault": TestDeviationFault, "appendWord": TestDeviationRetryOn,
 		"failsOver": TestDeviationsOfRareFields, "countStatuses": TestDeviationsOfRareFields, "followsRequest": TestDeviationsOfRareFields,
 		"withheld": TestDeviationsOfRareFields, "meetsMesh": TestDeviationsOfRareFields, "leavesProxyOut": TestDeviationsOfRareFields,
-		"admitPlain": TestDeviationsOfRareFields, "asked": TestDeviationsOfRareFields, "joinsSniffed": TestDeviationsOfRareFields, "afterSubnets": TestDeviationsOfRareFields,
+		"admitPlain": TestDeviationsOfRareFields, "joins": TestDeviationsOfRareFields, "portIn": TestDeviationsOfRareFields, "asked": TestDeviationsOfRareFields, "joinsSniffed": TestDeviationsOfRareFields, "afterSubnets": TestDeviationsOfRareFields,
 		"looksUpUndeclared": TestDeviationsOfRareFields,
 	}
 	helpers := map[string]bool{"literalDomain": true, "dnsJitter": true, "annotated": true, "fileSource": true}

@@ -42,7 +42,7 @@ func (c *compiler) membersOf(s *service, port servicePort, labels map[string]str
 	var out []member
 	for _, o := range s.entries {
 		se := entryOf(o)
-		declared := portNamed(se, port.number)
+		declared := c.portIn(s, se, port)
 		if declared == nil {
 			continue
 		}
