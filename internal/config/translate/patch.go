@@ -471,6 +471,9 @@ func (c *compiler) reroute(ch change) bool {
 		c.rerouted = append(c.rerouted, o.Key)
 		c.eachUnder(virtualServiceOf(o), func(s *service) {
 			if now, relays := e.routersFor(s.host), e.relaysFor(s.host); !slices.Equal(now, s.routers) || !slices.Equal(relays, s.relays) {
+				for _, r := range slices.Concat(s.routers, now) { // the ports of what else they route are those of the services they route
+					c.rerouted = append(c.rerouted, r.Key)
+				}
 				s.routers, s.relays = now, relays
 				c.touch(s, true)
 			}

@@ -1,0 +1,34 @@
+package translate_test
+
+import (
+	"testing"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/config/translate"
+)
+
+// TestRouterLosesService: a VirtualService that loses a service to a more specific one loses the service's port for the names that
+// nobody declares, too, and gets it back.
+func TestRouterLosesService(t *testing.T) {
+	router := func(name string, hosts ...string) *config.Object {
+		return &config.Object{Key: config.Key{Kind: config.VirtualService, Namespace: "default", Name: name}, Spec: &networking.VirtualService{
+			Hosts: hosts, Http: []*networking.HTTPRoute{{Route: []*networking.HTTPRouteDestination{{Destination: &networking.Destination{Host: "h.example.com"}}}}}}}
+	}
+	entry := &config.Object{Key: config.Key{Kind: config.ServiceEntry, Namespace: "default", Name: "h"}, Spec: &networking.ServiceEntry{
+		Hosts: []string{"h.example.com"}, Resolution: networking.ServiceEntry_DNS, Ports: []*networking.ServicePort{{Number: 8080, Name: "http", Protocol: "HTTP"}}}}
+	wide := router("wide", "*.example.com", "undeclared.example.org")
+	c := translate.NewCompiler(inEast())
+	var front any
+	for i, host := range []string{"elsewhere.example.net", "h.example.com", "elsewhere.example.net"} {
+		set := config.NewSet([]*config.Object{entry, wide, router("narrow", host)}, nil, nil)
+		got, gotIssues := c.Translate(set)
+		want, wantIssues := translate.Translate(set, inEast())
+		sameOutput(t, got, want, gotIssues, wantIssues)
+		if i > 0 && c.Front() != front {
+			t.Error("the front was made anew")
+		}
+		front = c.Front()
+	}
+}
