@@ -3,6 +3,7 @@ package translate_test
 import (
 	"testing"
 
+	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"detour.dev/detour/internal/config"
@@ -30,5 +31,36 @@ func TestRouterLosesService(t *testing.T) {
 			t.Error("the front was made anew")
 		}
 		front = c.Front()
+	}
+}
+
+// TestListenerForEveryPort: what changes of a service shows in the routes of a listener that is for the services of all ports.
+func TestListenerForEveryPort(t *testing.T) {
+	for name, listener := range map[string]*networking.IstioEgressListener{
+		"a generic proxy": {Port: &networking.SidecarPort{Number: 3128, Protocol: "HTTP_PROXY", Name: "proxy"}, Hosts: []string{"*/*"}},
+		"a unix socket":   {Port: &networking.SidecarPort{Protocol: "HTTP", Name: "unix"}, Bind: "unix:///run/s", Hosts: []string{"*/*"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			object := func(k config.Kind, spec proto.Message) *config.Object {
+				return &config.Object{Key: config.Key{Kind: k, Namespace: "default", Name: "o"}, Spec: spec}
+			}
+			c := translate.NewCompiler(inEast())
+			sidecar := object(config.Sidecar, &networking.Sidecar{Egress: []*networking.IstioEgressListener{listener}})
+			entry := object(config.ServiceEntry, &networking.ServiceEntry{
+				Hosts: []string{"h.example.com"}, Resolution: networking.ServiceEntry_DNS, Ports: []*networking.ServicePort{{Number: 80, Name: "http", Protocol: "HTTP"}}})
+			var front any
+			for i, mode := range []networking.ClientTLSSettings_TLSmode{networking.ClientTLSSettings_DISABLE, networking.ClientTLSSettings_SIMPLE} {
+				rule := object(config.DestinationRule, &networking.DestinationRule{Host: "h.example.com", TrafficPolicy: &networking.TrafficPolicy{
+					Tls: &networking.ClientTLSSettings{Mode: mode}}}) // decides whether Host is that of the endpoint
+				set := config.NewSet([]*config.Object{sidecar, entry, rule}, nil, nil)
+				got, gotIssues := c.Translate(set)
+				want, wantIssues := translate.Translate(set, inEast())
+				sameOutput(t, got, want, gotIssues, wantIssues)
+				if i > 0 && c.Front() != front {
+					t.Error("the front was made anew")
+				}
+				front = c.Front()
+			}
+		})
 	}
 }

@@ -134,11 +134,16 @@ type hostBuilder struct {
 	out      *hostTable
 }
 
+// served gives the port whose hosts a listener for a port routes; 0: those of every port.
+func (e *egress) served(port uint32) uint32 {
+	if e.proxied {
+		return 0
+	}
+	return port
+}
+
 // virtualHosts makes them: for what VirtualServices route, declared or not, then for the services that are left.
 func (c *compiler) virtualHosts(e *egress, port uint32) *hostTable {
-	if e.proxied {
-		port = 0
-	}
 	b := &hostBuilder{c: c, e: e, port: port, declared: map[string]*service{}, named: map[string]bool{}, out: &hostTable{made: c, taken: map[string]bool{}}}
 	var services []*service
 	for _, s := range e.services {

@@ -57,18 +57,20 @@ func (c *compiler) table(out *output, index int, port uint32) *hostTable {
 	if t := out.tables[key]; t != nil {
 		return t
 	}
+	e := c.egress[index]
 	t := c.before.tables[key]
-	if t == nil || t.made != c || !c.refresh(t, port) {
+	if t == nil || t.made != c || !c.refresh(t, e, e.served(port)) {
 		before := t
-		t = c.virtualHosts(c.egress[index], port)
+		t = c.virtualHosts(e, e.served(port))
 		t.keep(before)
 	}
 	out.tables[key] = t
 	return t
 }
 
-// refresh brings a table up to date. It tells whether it could; if not, the table is good for nothing but for keep.
-func (c *compiler) refresh(t *hostTable, port uint32) bool {
+// refresh brings the table of a port (0: every port) up to date. It tells whether it could; if not, the table is good for
+// nothing but for keep.
+func (c *compiler) refresh(t *hostTable, e *egress, port uint32) bool {
 	if t.contested && len(c.entered)+len(c.rerouted) > 0 {
 		return false
 	}
@@ -86,8 +88,14 @@ func (c *compiler) refresh(t *hostTable, port uint32) bool {
 		}
 	}
 	for h := range c.dirty {
-		if at, found := t.search(hostName(h, port)); found && !t.renew(c, t.slots[at].step) {
-			return false
+		s := e.byHost[h]
+		if s == nil {
+			continue
+		}
+		for _, p := range s.requestPorts(port) {
+			if at, found := t.search(hostName(h, p.number)); found && !t.renew(c, t.slots[at].step) {
+				return false
+			}
 		}
 	}
 	loud := false
