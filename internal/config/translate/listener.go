@@ -215,7 +215,7 @@ func (b *listenerBuilder) addHTTP(e *egress, s *service, p servicePort, address 
 	if pl == nil {
 		return
 	}
-	pl.peek = pl.peek || len(s.vips) == 0 || slices.ContainsFunc(s.vips, func(p netip.Prefix) bool { return !p.IsSingleIP() })
+	pl.peek = pl.peek || s.anywhere()
 	if !fresh && pl.state != takesTCP {
 		return
 	}

@@ -332,7 +332,7 @@ type ask int
 const (
 	nothing ask = iota // nobody has the port
 	requests
-	openRequests // to hosts without addresses too
+	openRequests // to hosts that may be anywhere too
 	mixed        // something else, or beside something else
 )
 

@@ -64,3 +64,25 @@ func TestListenerForEveryPort(t *testing.T) {
 		})
 	}
 }
+
+// TestRangesComeAndGo: whether connections to any address of a port are looked at depends on the hosts with a range of addresses, too.
+func TestRangesComeAndGo(t *testing.T) {
+	entry := func(name string, addresses ...string) *config.Object {
+		return &config.Object{Key: config.Key{Kind: config.ServiceEntry, Namespace: "default", Name: name}, Spec: &networking.ServiceEntry{
+			Hosts: []string{name + ".example.com"}, Addresses: addresses, Resolution: networking.ServiceEntry_DNS,
+			Ports: []*networking.ServicePort{{Number: 80, Name: "http", Protocol: "HTTP"}}}}
+	}
+	one, many := entry("one", "10.1.0.1"), entry("many", "10.2.0.0/16")
+	c := translate.NewCompiler(inEast())
+	var front any
+	for i, objects := range [][]*config.Object{{one}, {one, many}, {one}} {
+		set := config.NewSet(objects, nil, nil)
+		got, gotIssues := c.Translate(set)
+		want, wantIssues := translate.Translate(set, inEast())
+		sameOutput(t, got, want, gotIssues, wantIssues)
+		if i > 0 && c.Front() != front {
+			t.Error("the front was made anew")
+		}
+		front = c.Front()
+	}
+}

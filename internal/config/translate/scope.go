@@ -34,7 +34,7 @@ type egress struct {
 type portUse struct {
 	all    int // services that have it
 	plain  int // requests, and nothing else
-	open   int // of plain: services without addresses of their own
+	open   int // of plain: services that may be anywhere
 	detect int // no protocol is declared
 }
 
@@ -52,7 +52,7 @@ func (e *egress) count(s *service, n int) {
 			u.detect += n
 		case plainHTTP, http2:
 			u.plain += n
-			if len(s.vips) == 0 {
+			if s.anywhere() {
 				u.open += n
 			}
 		}

@@ -84,6 +84,11 @@ type service struct {
 // external tells whether the host lies outside the mesh (ServiceEntry.location, MESH_EXTERNAL by default).
 func (s *service) external() bool { return s.spec.Location == networking.ServiceEntry_MESH_EXTERNAL }
 
+// anywhere tells whether requests to an address that is nobody's own may be for the service: it has none, or a range.
+func (s *service) anywhere() bool {
+	return len(s.vips) == 0 || slices.ContainsFunc(s.vips, func(p netip.Prefix) bool { return !p.IsSingleIP() })
+}
+
 func (s *service) port(number uint32) (servicePort, bool) {
 	i, ok := slices.BinarySearchFunc(s.ports, number, func(p servicePort, n uint32) int { return cmp.Compare(p.number, n) })
 	if !ok {
