@@ -109,13 +109,16 @@ func TestIssues(t *testing.T) {
 		{name: "others' kinds", in: "apiVersion: gateway.solo.io/v1\nkind: VirtualService\nmetadata: {name: x}\n---\napiVersion: v1\nkind: ConfigMap\n"},
 		{name: "Kubernetes' own", in: "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {type: ExternalName, ports: [{port: 80}]}\n---\n" +
 			"apiVersion: v1\nkind: Service\nmetadata: {name: w}\nspec:\n  clusterIP: 10.0.0.300\n  ports: [{name: http}]\n---\n" +
-			"apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: z}\nendpoints: [{addresses: [a.example.com]}]\n---\napiVersion: v1\nkind: Service\nmetadata: {name: y}\n", unparsed: true,
+			"apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: z}\nendpoints: [{addresses: [a.example.com]}]\n---\napiVersion: v1\nkind: Service\nmetadata: {name: y}\n---\n" +
+			"apiVersion: v1\nkind: Service\nmetadata: {name: a_b, namespace: X}\n", unparsed: true,
 			want: []string{
 				`f:4:1: error: Service default/x: spec.externalName: is missing; with type ExternalName, the DNS name that stands behind the Service is wanted [DTR0212]`,
 				`f:10:3: error: Service default/w: spec.clusterIP: "10.0.0.300" is no IP address; allowed: IPv4 or IPv6 [DTR0208]`,
 				`f:11:11: error: Service default/w: spec.ports[0].port: 0 is no port; allowed: 1 to 65535 [DTR0204]`,
 				`f:16:26: error: EndpointSlice default/z: endpoints[0].addresses[0]: "a.example.com" is no IP address; allowed: IPv4 or IPv6 [DTR0208]`,
 				`f:20:12: error: Service default/: metadata.name: wants a string, got the boolean true (write it in quotes) [DTR0004]`,
+				`f:24:12: error: Service X/a_b: metadata.name: "a_b" is no name of a Service; allowed: lower case letters, digits and '-', at most 63 [DTR0010]`,
+				`f:24:23: error: Service X/a_b: metadata.namespace: "X" is no namespace; allowed: lower case letters, digits and '-', at most 63 [DTR0010]`,
 			}},
 		{name: "no business", in: strings.Replace(head, "ServiceEntry", "Gateway", 1),
 			want: []string{`f:2:1: note: Gateway default/x: kind: ignored: Gateway says nothing about outbound traffic outside a mesh [DTR0013]`}},

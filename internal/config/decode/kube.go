@@ -70,6 +70,9 @@ func (o *object) kube(m map[string]any) (*config.Object, bool) {
 	o.key.Kind = config.Kind(kind)
 	o.metadata(m, res)
 	res.Key = o.key
+	if o.key.Kind == config.Service && o.key.Name != "" && !isLabel(o.key.Name) {
+		o.problem(config.CodeBadMetadata, "metadata.name", "%s is no name of a Service; allowed: lower case letters, digits and '-', at most 63", quote(o.key.Name))
+	}
 	data, err := json.Marshal(m)
 	if err != nil {
 		o.problem(config.CodeWrongType, "", "can't be read: %v", err)

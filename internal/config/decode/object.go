@@ -3,6 +3,7 @@ package decode
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -279,6 +280,9 @@ func (o *object) metadata(m map[string]any, res *config.Object) {
 	}
 	if ns := o.metaString(meta, "namespace"); ns != "" {
 		o.key.Namespace = ns
+		if !isLabel(ns) {
+			o.problem(config.CodeBadMetadata, "metadata.namespace", "%s is no namespace; allowed: lower case letters, digits and '-', at most 63", quote(ns))
+		}
 	}
 	if o.key.Name = o.metaString(meta, "name"); o.key.Name == "" && (meta["name"] == nil || meta["name"] == "") {
 		o.problem(config.CodeBadMetadata, "metadata.name", "is missing")
@@ -293,6 +297,11 @@ func (o *object) metadata(m map[string]any, res *config.Object) {
 		res.Created = t
 	}
 }
+
+// labelForm is that of namespaces and Services, which become labels of host names (RFC 1123 label, as Kubernetes wants it).
+var labelForm = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+
+func isLabel(s string) bool { return len(s) <= 63 && labelForm.MatchString(s) }
 
 func (o *object) metaString(meta map[string]any, field string) string {
 	switch v := meta[field].(type) {
