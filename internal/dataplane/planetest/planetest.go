@@ -22,7 +22,7 @@ import (
 )
 
 // Patience is how long anything in a test may take.
-const Patience = 20 * time.Second
+const Patience = time.Minute
 
 // Plane is a running Plane with a redirected listener and a forward proxy.
 type Plane struct {
