@@ -103,6 +103,7 @@ func redirected(at netip.AddrPort, s *xds.Snapshot) *listenerv3.Listener {
 		}},
 		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{relay(rest)}}},
 	}
+	lookUp(l, s)
 	if at.Port() != 0 { // else the port is not known yet
 		l.FilterChains = append(l.FilterChains, &listenerv3.FilterChain{
 			FilterChainMatch: &listenerv3.FilterChainMatch{DestinationPort: wrapperspb.UInt32(uint32(at.Port())), PrefixRanges: own(at.Addr())},

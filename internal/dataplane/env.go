@@ -19,6 +19,7 @@ import (
 	"detour.dev/detour/internal/dataplane/proxyerr"
 	"detour.dev/detour/internal/dataplane/route"
 	"detour.dev/detour/internal/dataplane/streaminfo"
+	"detour.dev/detour/internal/xds"
 )
 
 // lookupTimeout bounds the lookup of a name that nothing declares.
@@ -135,6 +136,10 @@ func noRoute() hcm.Decision {
 var passthroughRoute = &route.Route{Name: "allow_any", Cluster: passthroughCluster, CatchAll: true,
 	Plain: true, Retry: route.Retry{Mode: route.RetryDefault}}
 
+// lookupRoute serves undeclared hosts that are looked up.
+var lookupRoute = &route.Route{Name: "allow_any_dynamic_dns", Cluster: xds.LookupCluster, CatchAll: true,
+	Plain: true, Retry: route.Retry{Mode: route.RetryDefault}}
+
 // undeclared decides about a Host that nothing declares.
 func (e *httpEnv) undeclared(st *state, rt *route.Route, authority []byte, port uint16) hcm.Decision {
 	p := e.w.p
@@ -155,6 +160,12 @@ func (e *httpEnv) undeclared(st *state, rt *route.Route, authority []byte, port 
 			rt = &route.Route{Name: passthroughRoute.Name, Cluster: name, CatchAll: true, Plain: true, Retry: passthroughRoute.Retry}
 		}
 		return e.toCluster(st, rt, authority)
+	}
+	if st.looksUp() && (rt == nil || rt.Cluster == xds.LookupCluster) {
+		if a, err := netip.ParseAddr(hostname(string(authority))); err == nil && isAllocated(a) {
+			return noRoute()
+		}
+		return e.toCluster(st, lookupRoute, authority)
 	}
 	if !e.entry.proxy {
 		if isAllocated(e.in.dst.Addr()) || !e.in.dst.Addr().IsValid() {
@@ -190,7 +201,12 @@ func (e *httpEnv) Lookup(name string, port uint16, fn func([]netip.AddrPort, *pr
 		})
 		return
 	}
-	e.w.resolve(e.dynamic, name, func(err error) {
+	c := e.dynamic
+	e.w.resolve(c, name, func(err error) {
+		if err != nil && c.Config().Name == xds.LookupCluster {
+			fn(nil, lookupError(err, 503, "DNS resolution failure"))
+			return
+		}
 		if err != nil {
 			// A dynamic forward proxy cluster without its filter: as one that has no endpoint.
 			fn(nil, lookupError(err, 503, "no healthy upstream"))

@@ -35,6 +35,8 @@ const (
 const (
 	passthroughCluster = "PassthroughCluster"
 	blackHoleCluster   = "BlackHoleCluster"
+	// lookupStat is what istiod calls the statistics of HTTP connections to ports that have no listener.
+	lookupStat = "outbound_virtualOutbound_allow_any_dynamic_dns"
 )
 
 // dispatch decides what takes a connection (DESIGN.md, "What traffic is taken for").
@@ -43,6 +45,9 @@ func (w *worker) dispatch(in *inbound) {
 	l, exact := st.listeners.Find(in.dst)
 	in.declared = exact || w.isDeclared(st, in, l) || st.elsewhere() != ""
 	switch {
+	case (l == nil || !in.declared) && st.looksUp():
+		in.declared = false
+		w.inspect(in, cmp.Or(l, noListener), peekUndeclared)
 	case l == nil:
 		w.undeclared(in, nil)
 	case !in.declared && !l.Peek:
@@ -53,6 +58,9 @@ func (w *worker) dispatch(in *inbound) {
 		w.dispatchTo(in, l)
 	}
 }
+
+// noListener stands for the one that a port does not have.
+var noListener = &listener.Config{}
 
 // dispatchTo gives a connection to a listener that it is meant for, which may have to look at its first bytes.
 func (w *worker) dispatchTo(in *inbound, l *listener.Config) {
@@ -353,6 +361,8 @@ func (i *inspector) look() bool {
 		return true
 	case i.in.declared && i.w.sniffs(i.l):
 		return i.sniff()
+	case !i.in.declared && st.looksUp():
+		return i.lookUp()
 	case !i.l.HTTP:
 		i.decideByAddress()
 		return true
@@ -377,6 +387,25 @@ func (i *inspector) sniff() bool {
 	return ok
 }
 
+// lookUp decides about a connection that nothing declares by whether the bytes so far are HTTP, if they suffice: the names of
+// requests, declared or not, say where they go.
+func (i *inspector) lookUp() bool {
+	protocol, ok := httpinspector.Parse(i.in.early)
+	if !ok || i.end() {
+		return ok
+	}
+	if protocol == httpinspector.None || protocol == httpinspector.H2C {
+		i.w.undeclared(i.in, i.l)
+		return true
+	}
+	entry := httpEntry{stat: lookupStat, port: i.in.dst.Port(), idle: listener.StreamIdle}
+	if ch := i.l.HTTPChain(); ch != nil {
+		entry.stat, entry.routes, entry.idle = ch.StatPrefix, ch.Routes, ch.StreamIdle
+	}
+	i.w.serveHTTP(i.in, entry)
+	return true
+}
+
 func (i *inspector) decideTLS(st *state, hello *tlsinspector.Hello) {
 	if i.end() {
 		return
@@ -387,7 +416,7 @@ func (i *inspector) decideTLS(st *state, hello *tlsinspector.Hello) {
 	}
 	f := i.in.facts()
 	f.TLS, f.ServerName = true, name
-	if !i.in.declared && !i.l.Names(name) {
+	if !i.in.declared && !(i.l.Peek && i.l.Names(name)) {
 		i.w.undeclared(i.in, nil)
 		return
 	}

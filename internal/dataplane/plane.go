@@ -94,6 +94,11 @@ func (st *state) elsewhere() string {
 	return st.snapshot.Undeclared
 }
 
+// looksUp tells whether plain HTTP that nothing declares goes to where its Host resolves to.
+func (st *state) looksUp() bool {
+	return (st.clusters[xds.LookupCluster] != nil || st.unserved[xds.LookupCluster]) && !st.registryOnly() && st.elsewhere() == ""
+}
+
 // New makes a Plane without connections and starts its workers; Stop ends them.
 func New(o Options) (*Plane, error) {
 	p := &Plane{Options: o, tls: &upstream.TLSContexts{Log: o.Log}}

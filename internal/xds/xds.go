@@ -33,6 +33,11 @@ type Snapshot struct {
 	Names []Name
 }
 
+// LookupCluster is istiod's name for the cluster that looks up the Host of requests that nothing declares (MeshConfig's
+// outboundTrafficPolicy ALLOW_ANY_DYNAMIC_DNS). A snapshot that has it sends plain HTTP there, on ports without a listener too;
+// everything else that nobody declares goes where it wanted to go.
+const LookupCluster = "AllowAnyDynamicDNSCluster"
+
 // Name is one service host with the addresses by which a captured application reaches it (allocated or stated).
 // A host that has no entry is forwarded to the real resolver.
 type Name struct {

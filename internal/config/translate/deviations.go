@@ -16,6 +16,7 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	networking "istio.io/api/networking/v1alpha3"
@@ -163,11 +164,27 @@ func (c *compiler) namedAddresses(s *service, port uint32) []string {
 		return out
 	}
 	for _, p := range s.vips {
-		if p.IsSingleIP() {
+		if p.IsSingleIP() && (!c.group.CompatIstio || c.reaches(p)) {
 			out = append(out, addressDomain(p.Addr()))
 		}
 	}
 	return out
+}
+
+// asIstio belongs to deviation 3: of a Kubernetes Service's addresses istiod takes those of a family that the caller has, else
+// the first. A Service without one is headless to it: requests go to the pod that the application has picked. Outside a
+// cluster nobody resolves its name, so detour gives it an address and balances over its endpoints.
+func (c *compiler) asIstio(s *service) {
+	switch own := slices.DeleteFunc(slices.Clone(s.vips), func(p netip.Prefix) bool { return !c.reaches(p) }); {
+	case !s.kubernetes():
+	case len(own) > 0:
+		s.vips = own
+	case len(s.vips) > 0:
+		s.vips = s.vips[:1]
+	case s.spec.Resolution == networking.ServiceEntry_STATIC:
+		s.spec = proto.CloneOf(s.spec)
+		s.spec.Resolution = networking.ServiceEntry_NONE
+	}
 }
 
 // literalDomain is how istiod writes a stated address or range as a domain.
@@ -208,12 +225,6 @@ func (c *compiler) afterSubnets(own, stated []netip.Prefix) []netip.Prefix {
 		return stated
 	}
 	return own
-}
-
-// looksUpUndeclared belongs to deviation 3: with ALLOW_ANY_DYNAMIC_DNS istiod sends requests for undeclared hosts to where their
-// Host resolves to. With detour they go where the application wanted to go, having looked the name up itself.
-func (c *compiler) looksUpUndeclared() bool {
-	return c.group.CompatIstio && c.mesh.looksUp
 }
 
 // joins belongs to deviation 3: of several ServiceEntries for one host istiod joins only those with the first's resolution,

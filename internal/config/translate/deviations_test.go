@@ -408,10 +408,6 @@ spec:
 				return fmt.Sprint(n)
 			}, "1", "2",
 		},
-		"ALLOW_ANY_DYNAMIC_DNS": {http, "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}", func(_ *testing.T, s *xds.Snapshot) string {
-			vhs := s.Routes[0].VirtualHosts
-			return vhs[len(vhs)-1].Name
-		}, "allow_any", "allow_any_dynamic_dns"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			mesh, _ := decode.Mesh("mesh.yaml", []byte(tc.mesh))
@@ -434,13 +430,12 @@ func TestEveryDeviationIsShown(t *testing.T) {
 		"nameEndpoints": TestDeviationEndpointByAddress, "rewritesHost": TestDeviationEndpointNames,
 		"verifyStatedName": TestDeviationStatedSNI, "certificatesByFile": TestDeviationFilesNotSDS,
 		"destinationPort": TestDeviationDestinationPort, "namedAddresses": TestDeviationTwoAddresses,
-		"copiesOf": TestDeviationTwoAddresses, "typedDNSCluster": TestDeviationTypedDNS, "limitByClient": TestDeviationTypedDNS,
+		"asIstio": TestDeviationHeadless, "copiesOf": TestDeviationTwoAddresses, "typedDNSCluster": TestDeviationTypedDNS, "limitByClient": TestDeviationTypedDNS,
 		"updateFrequency": TestDeviationUpdateFrequency, "takesAnyAddress": TestDeviationTCPWithoutAddress,
 		"blocked": TestDeviationCredentialName, "faultDefault": TestDeviationFault, "appendWord": TestDeviationRetryOn,
 		"failsOver": TestDeviationsOfRareFields, "countStatuses": TestDeviationsOfRareFields, "followsRequest": TestDeviationsOfRareFields,
 		"withheld": TestDeviationsOfRareFields, "meetsMesh": TestDeviationsOfRareFields, "leavesProxyOut": TestDeviationsOfRareFields,
 		"admitPlain": TestDeviationsOfRareFields, "joins": TestDeviationsOfRareFields, "portIn": TestDeviationsOfRareFields, "asked": TestDeviationsOfRareFields, "joinsSniffed": TestDeviationsOfRareFields, "afterSubnets": TestDeviationsOfRareFields,
-		"looksUpUndeclared": TestDeviationsOfRareFields,
 	}
 	helpers := map[string]bool{"literalDomain": true, "dnsJitter": true, "annotated": true, "fileSource": true}
 	file, err := parser.ParseFile(token.NewFileSet(), "deviations.go", nil, parser.SkipObjectResolution)

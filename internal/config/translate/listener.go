@@ -157,7 +157,7 @@ func (b *listenerBuilder) add(e *egress, s *service, p servicePort) {
 			b.addSniffed(e, s, p, bind, nil)
 			return
 		}
-		b.each(s, func(address string, ranges []netip.Prefix) { b.addSniffed(e, s, p, address, ranges) })
+		b.each(s, p, func(address string, ranges []netip.Prefix) { b.addSniffed(e, s, p, address, ranges) })
 	case opaqueTLS:
 		if bind != "" {
 			b.addConnections(e, s, p, bind, b.c.tlsChains(s, p, nil, bind == b.c.anyAddress() && len(s.vips) == 0))
@@ -174,8 +174,14 @@ func (b *listenerBuilder) add(e *egress, s *service, p servicePort) {
 }
 
 // each calls f for every address that a service is reached by: an address gets a listener of its own, a range a chain on
-// the wildcard, and a host without addresses the wildcard itself.
-func (b *listenerBuilder) each(s *service, f func(address string, ranges []netip.Prefix)) {
+// the wildcard, and a host without addresses the wildcard itself. A headless Service is reached by its endpoints.
+func (b *listenerBuilder) each(s *service, p servicePort, f func(address string, ranges []netip.Prefix)) {
+	if s.headless() {
+		for _, e := range b.c.sliceEndpoints(s.first, p.name) {
+			f(e.Address, nil)
+		}
+		return
+	}
 	for _, v := range s.vips {
 		if v.IsSingleIP() {
 			f(v.Addr().String(), nil)
@@ -441,6 +447,9 @@ func (c *compiler) httpFilters(port uint32) []*hcmv3.HttpFilter {
 	}
 	if c.filters[port][faultName] {
 		add(faultName, &faultv3.HTTPFault{})
+	}
+	if c.mesh.looksUp {
+		add(lookupFilterName, c.lookupFilter())
 	}
 	add(routerName, &routerv3.Router{SuppressEnvoyHeaders: true})
 	return out

@@ -24,6 +24,7 @@ type mesh struct {
 	upgradesHTTP2    bool
 	registryOnly     bool
 	looksUp          bool // ALLOW_ANY_DYNAMIC_DNS
+	lookupTLS        *networking.ClientTLSSettings
 	root             string
 	// exportTo of objects that state none; empty: to all.
 	serviceExportTo, routerExportTo, ruleExportTo []string
@@ -51,7 +52,8 @@ func newMesh(set *config.Set, g xds.NodeGroup) mesh {
 	m.defaults, m.upgradesHTTP2 = spec.DefaultTrafficPolicy, spec.H2UpgradePolicy == meshconfig.MeshConfig_UPGRADE
 	m.serviceExportTo, m.routerExportTo = spec.DefaultServiceExportTo, spec.DefaultVirtualServiceExportTo
 	m.ruleExportTo = spec.DefaultDestinationRuleExportTo
-	m.looksUp = spec.OutboundTrafficPolicy.GetMode() == meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY_DYNAMIC_DNS
+	m.looksUp = spec.OutboundTrafficPolicy.GetMode() == meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY_DYNAMIC_DNS && !m.registryOnly
+	m.lookupTLS = spec.OutboundTrafficPolicy.GetTls()
 	if only, set := set.Mesh().RegistryOnly(); set && only {
 		m.registryOnly = true
 	}

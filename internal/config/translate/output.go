@@ -144,6 +144,9 @@ func (c *compiler) allClusters(out *output) {
 	}
 	if c.own == nil {
 		c.own = []resource[*clusterv3.Cluster]{newResource(blackHoleName, c.blackHoleCluster()), newResource(passthroughName, c.passthroughCluster())}
+		if c.mesh.looksUp {
+			c.own = append(c.own, newResource(xds.LookupCluster, c.lookupCluster()))
+		}
 	}
 	out.clusters, out.assignments = sortedOf(append(clusters, c.own...)), sortedOf(assignments)
 }

@@ -93,7 +93,7 @@ func sniffedRouteName(s *service, p servicePort) string {
 
 // ownListener tells whether a port without protocol of a service has a listener of its own: at each of its addresses.
 func (c *compiler) ownListener(s *service) bool {
-	return slices.ContainsFunc(s.vips, netip.Prefix.IsSingleIP)
+	return s.headless() || slices.ContainsFunc(s.vips, netip.Prefix.IsSingleIP)
 }
 
 // httpPorts gives the ports that need routes: the egress listener's own, else those of its services.
@@ -311,6 +311,11 @@ func (c *compiler) serviceRoutes(s *service, port servicePort) []*routev3.Route 
 func (c *compiler) domains(s *service, port uint32) []string {
 	out := []string{s.host, s.host + "."}
 	out = append(out, c.inCluster(s.host)...)
+	if s.headless() { // its endpoints have names below its own
+		for _, name := range slices.Clone(out) {
+			out = append(out, "*."+name)
+		}
+	}
 	return append(out, c.namedAddresses(s, port)...)
 }
 
@@ -397,8 +402,8 @@ func inlineString(s string) *corev3.DataSource {
 
 // lastVirtualHost catches every host that nobody declared.
 func (c *compiler) lastVirtualHost() *routev3.VirtualHost {
-	if c.looksUpUndeclared() {
-		return c.undeclaredHost("allow_any_dynamic_dns", "AllowAnyDynamicDNSCluster")
+	if c.mesh.looksUp {
+		return c.undeclaredHost("allow_any_dynamic_dns", xds.LookupCluster)
 	}
 	if c.mesh.registryOnly {
 		return &routev3.VirtualHost{

@@ -179,8 +179,7 @@ func (c *compiler) applyValidation(cc *clusterContext, ctx *tlsv3.UpstreamTlsCon
 		secretsBySDS(ctx.CommonTlsContext, t, sans, skip)
 		return
 	}
-	if skip {
-		at := cc.policy.at["tls"]
+	if at, ruled := cc.policy.at["tls"]; skip && ruled {
 		c.warn(at.Object, CodeInsecure, at.Field+".insecureSkipVerify",
 			"nobody verifies who answers for %s: whoever can reach the network path can read and change everything; remove insecureSkipVerify, or name the authority in caCertificates",
 			cc.service.host)

@@ -37,6 +37,7 @@ func Mesh(m *config.Mesh) []config.Issue {
 		c.refusalsIn(refusalsOf(config.DestinationRule), "defaultTrafficPolicy", "defaultTrafficPolicy", p.ProtoReflect())
 	}
 	c.meshRefusals(spec)
+	c.lookupTLS(spec.OutboundTrafficPolicy)
 	if ns := spec.RootNamespace; ns != "" && !isLabel(ns) {
 		c.errorf(config.CodeMesh, "rootNamespace", "%q is not a namespace", ns)
 	}
@@ -48,12 +49,25 @@ func (c *checker) meshRefusals(spec *meshconfig.MeshConfig) {
 	if spec.H2UpgradePolicy == meshconfig.MeshConfig_UPGRADE {
 		c.warnf(config.CodeUnsupported, "h2UpgradePolicy", "HTTP/2 is not served by the embedded engine yet: requests to hosts without a policy of their own get 501")
 	}
-	if p := spec.OutboundTrafficPolicy; p.GetMode() == meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY_DYNAMIC_DNS {
-		c.warnf(config.CodeUnsupported, "outboundTrafficPolicy.mode",
-			"is taken as ALLOW_ANY: what nothing declares goes where the application looked its name up")
-		if p.Tls != nil {
-			c.warnf(config.CodeUnsupported, "outboundTrafficPolicy.tls",
-				"TLS is not originated for what nothing declares; declare it with a wildcard ServiceEntry of resolution DYNAMIC_DNS and a DestinationRule")
-		}
+}
+
+// lookupTLS judges how requests that nothing declares are sent where ALLOW_ANY_DYNAMIC_DNS looks them up.
+func (c *checker) lookupTLS(p *meshconfig.MeshConfig_OutboundTrafficPolicy) {
+	const path = "outboundTrafficPolicy.tls"
+	t := p.GetTls()
+	switch {
+	case t == nil:
+		return
+	case p.Mode != meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY_DYNAMIC_DNS:
+		c.warnf(config.CodeTLS, path, "is without effect with mode %s; it is for ALLOW_ANY_DYNAMIC_DNS", p.Mode)
+		return
+	case t.Mode == networking.ClientTLSSettings_ISTIO_MUTUAL:
+		c.warnf(config.CodeUnsupported, path+".mode", "ISTIO_MUTUAL needs a mesh's certificates, so hosts that nothing declares answer 503; use SIMPLE or MUTUAL")
+	case t.CredentialName != "":
+		c.warnf(config.CodeUnsupported, path+".credentialName", "a secret can't be read outside Kubernetes, so hosts that nothing declares answer 503; name files in caCertificates, clientCertificate and privateKey")
+	case t.InsecureSkipVerify.GetValue():
+		c.warnf(config.CodeTLS, path+".insecureSkipVerify",
+			"nobody verifies who answers for hosts that nothing declares: whoever can reach the network path can read and change everything; remove insecureSkipVerify, or name the authority in caCertificates")
 	}
+	c.tls(path, t)
 }
