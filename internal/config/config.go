@@ -51,6 +51,8 @@ const (
 	LabelService = "kubernetes.io/service-name"
 	// LabelNode, on an endpoint, names the node it runs on.
 	LabelNode = "kubernetes.io/hostname"
+	// AnnotationDistribution, on a ServiceEntry or Service, keeps traffic near: PreferClose, PreferSameZone or PreferSameNode.
+	AnnotationDistribution = "networking.istio.io/traffic-distribution"
 	// LabelRegion and LabelZone, on a Node, say where it is.
 	LabelRegion = "topology.kubernetes.io/region"
 	LabelZone   = "topology.kubernetes.io/zone"

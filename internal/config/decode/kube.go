@@ -1,8 +1,10 @@
 package decode
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -29,6 +31,7 @@ type (
 			ClusterIPs   []string          `json:"clusterIPs"`
 			ExternalName string            `json:"externalName"`
 			Ports        []kubeServicePort `json:"ports"`
+			Distribution string            `json:"trafficDistribution"`
 		} `json:"spec"`
 	}
 	kubeServicePort struct {
@@ -101,14 +104,23 @@ func (o *object) address(path, ip string) bool {
 }
 
 // kubeService makes a Service a ServiceEntry: NAME.NAMESPACE.svc.cluster.local with its cluster addresses, whose endpoints
-// come from EndpointSlices. An ExternalName is a name to look up.
-func kubeService(o *object, data []byte, _ *config.Object) proto.Message {
+// come from EndpointSlices. An ExternalName is a name to look up. What a ServiceEntry says by exportTo and by an annotation, a
+// Service says by an annotation and by trafficDistribution.
+func kubeService(o *object, data []byte, res *config.Object) proto.Message {
 	var s kubeServiceObject
 	out := &networking.ServiceEntry{Resolution: networking.ServiceEntry_STATIC, Location: networking.ServiceEntry_MESH_INTERNAL}
 	if !o.parse(data, &s) {
 		return out
 	}
 	out.Hosts = []string{o.key.Name + "." + o.key.Namespace + "." + config.ClusterDomain}
+	out.ExportTo = kubeExportTo(res.Annotations)
+	if d := s.Spec.Distribution; slices.Contains([]string{"PreferClose", "PreferSameZone", "PreferSameNode"}, d) {
+		res.Annotations = maps.Clone(res.Annotations)
+		if res.Annotations == nil {
+			res.Annotations = map[string]string{}
+		}
+		res.Annotations[config.AnnotationDistribution] = d
+	}
 	for i, p := range s.Spec.Ports {
 		if p.Port == 0 {
 			o.problem(config.CodeBadPort, fmt.Sprintf("spec.ports[%d].port", i), "0 is no port; allowed: 1 to 65535")
@@ -136,29 +148,52 @@ func kubeService(o *object, data []byte, _ *config.Object) proto.Message {
 	return out
 }
 
-// kubeProtocol tells a port's protocol as istiod does: UDP by its transport, else appProtocol, else what the port's name
-// begins with.
+// kubeExportTo reads to which namespaces an annotation exports a Service; nil where there is none.
+func kubeExportTo(annotations map[string]string) []string {
+	list := annotations["networking.istio.io/exportTo"]
+	if list == "" {
+		return nil
+	}
+	var out []string
+	for ns := range strings.SplitSeq(list, ",") {
+		out = append(out, strings.TrimSpace(ns))
+	}
+	return out
+}
+
+// kubeProtocol tells a port's protocol as istiod does (pkg/config/kube: ConvertProtocol): UDP by its transport, else by what
+// appProtocol, or without one the port's name, begins with; a word that is none leaves the ports whose servers speak first.
 func kubeProtocol(p kubeServicePort) string {
 	if p.Protocol == "UDP" {
 		return "UDP"
 	}
+	word := strings.ToUpper(cmp.Or(p.AppProtocol, p.Name))
 	switch p.AppProtocol {
-	case "":
 	case "kubernetes.io/h2c":
 		return "HTTP2"
 	case "kubernetes.io/ws":
 		return "HTTP"
 	case "kubernetes.io/wss":
 		return "HTTPS"
-	default:
-		return strings.ToUpper(p.AppProtocol)
 	}
-	word, _, _ := strings.Cut(p.Name, "-")
-	if word = strings.ToUpper(word); slices.Contains([]string{"GRPC", "HTTP", "HTTP2", "HTTPS", "TCP", "TLS", "MONGO", "REDIS", "MYSQL"}, word) {
+	if strings.HasPrefix(word, "GRPC-WEB") {
+		return "GRPC-WEB"
+	}
+	word, _, _ = strings.Cut(word, "-")
+	if slices.Contains(portWords, word) {
 		return word
+	}
+	if slices.Contains(speaksFirst, p.Port) {
+		return "TCP"
 	}
 	return ""
 }
+
+// portWords are the words that tell a port's protocol.
+var portWords = []string{"GRPC", "HTTP", "HTTP_PROXY", "HTTP2", "HTTPS", "TCP", "UDP", "TLS", "MONGO", "REDIS", "MYSQL"}
+
+// speaksFirst are the ports of SMTP, DNS, MySQL and MongoDB: looking at a client's first bytes there would wait in vain.
+var speaksFirst = []uint16{25, 53, 3306, 27017}
 
 // kubeSlice makes an EndpointSlice a ServiceEntry that only has endpoints: those that are ready, with the node and zone they
 // are in as labels.

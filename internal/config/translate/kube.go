@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"net/netip"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -59,6 +60,11 @@ func (c *compiler) sliceEndpoints(o *config.Object, port string) []*networking.W
 		}
 	}
 	return out
+}
+
+// reaches tells whether the caller has the family of an address.
+func (c *compiler) reaches(p netip.Prefix) bool {
+	return p.Addr().Is4() && c.group.IPv4 || p.Addr().Is6() && c.group.IPv6
 }
 
 // inCluster gives the names by which callers in a cluster know a host NAME.NAMESPACE.svc.cluster.local beside its full one:

@@ -3,6 +3,7 @@ package translate_test
 import (
 	"testing"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	"github.com/google/go-cmp/cmp"
 
 	"detour.dev/detour/internal/config"
@@ -123,5 +124,46 @@ metadata: {name: web}
 spec: {hosts: [web], resolution: STATIC, addresses: [10.96.0.12], endpoints: [{address: 192.0.2.1}], ports: [{number: 81, name: http, protocol: HTTP}]}
 `)); d != "" {
 		t.Error(d)
+	}
+}
+
+// TestDeviationHeadless: to istiod the endpoints of a headless Service are picked by the application, and of two addresses the
+// caller's family counts. detour gives the Service an address and balances, and knows both addresses.
+func TestDeviationHeadless(t *testing.T) {
+	const headless = `
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: default}
+spec: {clusterIP: None, ports: [{name: tcp, port: 9000}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: two, namespace: default}
+spec: {clusterIP: 10.96.0.3, clusterIPs: [10.96.0.3, "fd00::3"], ports: [{name: tcp, port: 9001}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: default, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+endpoints: [{addresses: [10.244.0.1]}, {addresses: [10.244.0.2]}, {addresses: [10.244.0.3], conditions: {ready: false}}]
+ports: [{name: tcp, port: 9000}]
+`
+	const host = "db.default.svc.cluster.local"
+	shown := func(istio bool) (names []string, kind clusterv3.Cluster_DiscoveryType) {
+		g := inEast()
+		g.CompatIstio, g.IPv4, g.IPv6 = istio, true, !istio
+		s, _ := compileSet(t, config.NewSet(objects(t, headless), vips(host), nil), g)
+		for _, l := range s.Listeners {
+			names = append(names, l.Name)
+		}
+		return names, clusterNamed(t, s, "outbound|9000||"+host).GetType()
+	}
+	names, kind := shown(false)
+	if d := cmp.Diff([]string{"10.96.0.3_9001", "2001:2::1_9000", "240.240.0.1_9000", "fd00::3_9001"}, names); d != "" || kind != clusterv3.Cluster_EDS {
+		t.Error(kind, d)
+	}
+	names, kind = shown(true)
+	if d := cmp.Diff([]string{"10.244.0.1_9000", "10.244.0.2_9000", "10.96.0.3_9001"}, names); d != "" || kind != clusterv3.Cluster_ORIGINAL_DST {
+		t.Error(kind, d)
 	}
 }

@@ -25,7 +25,7 @@ func (b *listenerBuilder) addTLS(e *egress, s *service, p servicePort) {
 		b.addConnections(e, s, p, b.c.anyAddress(), chains)
 		return
 	}
-	b.each(s, func(address string, ranges []netip.Prefix) {
+	b.each(s, p, func(address string, ranges []netip.Prefix) {
 		b.addConnections(e, s, p, address, b.c.tlsChains(s, p, ranges, address == b.c.anyAddress()))
 	})
 }
@@ -59,7 +59,7 @@ func (b *listenerBuilder) addTCP(e *egress, s *service, p servicePort) {
 		b.c.unreachable(s, p)
 		return
 	}
-	b.each(s, func(address string, ranges []netip.Prefix) {
+	b.each(s, p, func(address string, ranges []netip.Prefix) {
 		b.addConnections(e, s, p, address, b.c.tcpChains(s, p, ranges))
 	})
 }

@@ -126,7 +126,7 @@ var distributions = map[string][]string{
 
 // trafficDistribution is what a service's annotation says, lower case; "" where it says nothing.
 func trafficDistribution(s *service) string {
-	return strings.ToLower(s.first.Annotations["networking.istio.io/traffic-distribution"])
+	return strings.ToLower(s.first.Annotations[config.AnnotationDistribution])
 }
 
 // weighted tells whether Envoy must honour locality weights: with distribute, or with outlierDetection and explicit

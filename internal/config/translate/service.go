@@ -206,6 +206,12 @@ func newService(host string, o *config.Object) *service {
 // kubernetes tells whether a Kubernetes Service declares the host.
 func (s *service) kubernetes() bool { return s.first.Kind == config.Service }
 
+// headless tells whether a Kubernetes Service is taken for one without an address, whose callers pick among its endpoints
+// themselves.
+func (s *service) headless() bool {
+	return s.kubernetes() && s.spec.Resolution == networking.ServiceEntry_NONE
+}
+
 // complete fills in what follows from all entries of a service.
 func (c *compiler) complete(s *service) {
 	for _, o := range s.entries {
@@ -223,7 +229,11 @@ func (c *compiler) complete(s *service) {
 			}
 		}
 	}
-	if len(s.vips) > 0 || c.group.CompatIstio {
+	if c.group.CompatIstio {
+		c.asIstio(s)
+		return
+	}
+	if len(s.vips) > 0 {
 		return
 	}
 	v, ok := c.set.VIPs(s.host)
