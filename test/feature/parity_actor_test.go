@@ -129,7 +129,7 @@ func (a *actor) serveConn(addr string, u stub, c net.Conn) {
 		}
 		var body []byte
 		if len(r.TransferEncoding) > 0 {
-			body, err = io.ReadAll(io.LimitReader(newChunks(br), 1<<20))
+			body, err = io.ReadAll(io.LimitReader(newChunks(br), 1<<22))
 		} else if r.ContentLength > 0 {
 			body, err = io.ReadAll(r.Body)
 		}

@@ -6,8 +6,9 @@ package buffer
 // Size is the size of a new window: an answer of 16 kB and its head in one read.
 const Size = 32 << 10
 
-// maxHead is how far a window grows for a head that does not fit; the codec refuses heads above 60 KiB.
-const maxHead = 64 << 10
+// maxHead is how far a window grows for a head that does not fit; the codec refuses heads of responses above 80 KiB, and those of
+// requests before that.
+const maxHead = 84 << 10
 
 // minBody is the least room that a long head must leave for the body.
 const minBody = 4 << 10
@@ -110,7 +111,7 @@ func (w *Window) roomForHead() {
 		return
 	}
 	if len(w.B) < maxHead {
-		w.grow(2 * len(w.B))
+		w.grow(min(2*len(w.B), maxHead))
 	}
 }
 

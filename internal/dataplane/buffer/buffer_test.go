@@ -41,12 +41,12 @@ func TestKeep(t *testing.T) {
 func TestLongHead(t *testing.T) {
 	w := &Window{Keep: true}
 	w.Init(&Pool{})
-	for w.Fill < 60<<10 {
+	for w.Fill < 80<<10 {
 		room := w.Room()
 		if len(room) == 0 {
 			t.Fatalf("no room after %d bytes", w.Fill)
 		}
-		n := min(len(room), 60<<10-w.Fill)
+		n := min(len(room), 80<<10-w.Fill)
 		for i := range room[:n] {
 			room[i] = byte(w.Fill + i)
 		}
@@ -54,7 +54,7 @@ func TestLongHead(t *testing.T) {
 	}
 	w.Head, w.Sent, w.Valid = w.Fill, w.Fill, w.Fill
 	head, before := w.B[:w.Head], bytes.Clone(w.B[:w.Head])
-	for w.Fill < 60<<10+minBody {
+	for w.Fill < 80<<10+minBody {
 		room := w.Room()
 		if len(room) == 0 {
 			break
@@ -97,7 +97,7 @@ func TestStream(t *testing.T) {
 		for i := range in {
 			in[i] = byte(rnd.Uint32())
 		}
-		head := 1 + rnd.IntN(60<<10)
+		head := 1 + rnd.IntN(80<<10)
 		w := &Window{Keep: rnd.IntN(2) == 0}
 		w.Init(&Pool{})
 		var out []byte

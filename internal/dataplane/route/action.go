@@ -215,6 +215,9 @@ func (r *Route) weightedRoute(c *routev3.WeightedCluster_ClusterWeight, s scope)
 	if s.err != nil {
 		return nil, s.err
 	}
+	for i := range s.request[1:] {
+		s.request[1+i].authority = c.GetHostRewriteLiteral()
+	}
 	if err := one.inherit(&s); err != nil {
 		return nil, err
 	}

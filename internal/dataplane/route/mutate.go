@@ -137,6 +137,9 @@ type level struct {
 	remove []string
 	set    []operation // evaluated with add, before anything of the level changes, and done first
 	add    []operation
+	// authority, if not "", is the Host that this level's values see: a weighted cluster sets its own before the levels
+	// around it.
+	authority string
 }
 
 type operation struct {
@@ -161,6 +164,8 @@ type Context struct {
 	Response *http1.Head
 	// Local says that the response is the proxy's own, which has no code yet where Envoy makes the values.
 	Local bool
+
+	authority string // of the level
 }
 
 // Apply adds the operations to e, an edit of h (Envoy's HeaderParser::evaluateHeaders): in each level removal, then values
@@ -168,6 +173,7 @@ type Context struct {
 func (m Mutations) Apply(e *Edit, h *http1.Head, c *Context) {
 	for i := range m {
 		l := &m[i]
+		c.authority = l.authority
 		for _, name := range l.remove {
 			e.Remove(name)
 		}
@@ -384,6 +390,9 @@ func appendHeader(dst []byte, get func(string) ([]byte, bool), p *part) []byte {
 }
 
 func (c *Context) request(name string) ([]byte, bool) {
+	if c.authority != "" && (name == ":authority" || name == "host") {
+		return []byte(c.authority), true
+	}
 	if isPseudo(name) {
 		return headerValue(c.Query, name)
 	}

@@ -265,7 +265,7 @@ func (b *Body) trailers(in []byte) (int, *Error) {
 		*p = lines{base: &in[0], phase: phaseName}
 		b.Trailers = b.Trailers[:0]
 	}
-	section, full := p.limit(in)
+	section, full := p.limit(in, MaxHead)
 	fs, n, err := p.fields(section, b.Trailers)
 	b.Trailers = fs
 	if err != nil {

@@ -84,8 +84,10 @@ func fieldID(name []byte) (id FieldID, imitation bool) {
 
 // Limits of one head, and of one trailer section.
 const (
-	MaxHead   = 60 << 10 // bytes, start line and empty line included
+	MaxHead   = 60 << 10 // bytes of a request's, start line and empty line included
 	MaxFields = 100
+	// MaxResponseHead is MaxHead of a response's: an Envoy's limit (http/http1/codec_impl.cc, MAX_RESPONSE_HEADERS_KB).
+	MaxResponseHead = 80 << 10
 )
 
 // phase is where an unfinished parse stands.
@@ -114,10 +116,10 @@ func (p *lines) resumes(buf []byte) bool {
 	return p.base == &buf[0] && p.pos <= len(buf)
 }
 
-// limit cuts b where a head that begins at p.begin must have ended; full tells that there was something to cut or
+// limit cuts b where a head of at most size bytes that begins at p.begin must have ended; full tells that there was something to cut or
 // that nothing more may come.
-func (p *lines) limit(b []byte) (_ []byte, full bool) {
-	if end := p.begin + MaxHead; len(b) >= end {
+func (p *lines) limit(b []byte, size int) (_ []byte, full bool) {
+	if end := p.begin + size; len(b) >= end {
 		return b[:end], true
 	}
 	return b, false

@@ -174,7 +174,7 @@ func responseAgain(t *testing.T, h *Head, asked Asked, minor uint8) {
 		return
 	}
 	out := AppendResponse(nil, h, rw)
-	if len(out) > MaxHead || len(h.Fields) == MaxFields {
+	if len(out) > MaxResponseHead || len(h.Fields) == MaxFields {
 		return
 	}
 	framing, mustClose := rw.Downstream(h)

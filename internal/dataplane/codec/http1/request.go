@@ -33,7 +33,7 @@ func (h *Head) parseRequest(buf []byte) (int, *Error) {
 			return 0, err
 		}
 	}
-	b, full := p.limit(buf)
+	b, full := p.limit(buf, MaxHead)
 	if p.phase == phaseStart {
 		line, err := p.startLine(b)
 		if err != nil {

@@ -307,10 +307,15 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	var h Head
-	long := "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("a", MaxHead)
+	const begin, end = "HTTP/1.1 200 OK\r\nX: ", "\r\n\r\n"
+	long := begin + strings.Repeat("a", MaxResponseHead-len(begin)-len(end))
+	if n, err := ParseResponse([]byte(long+end), Asked{}, &h); n != MaxResponseHead || err != nil {
+		t.Errorf("response: %d %v", n, err)
+	}
 	var e *Error
-	if _, err := ParseResponse([]byte(long), Asked{}, &h); !errors.As(err, &e) || e.Status != 502 {
-		t.Errorf("response: %v", err)
+	h.Reset()
+	if _, err := ParseResponse([]byte(long+"a"+end), Asked{}, &h); !errors.As(err, &e) || e.Status != 502 {
+		t.Errorf("response+1: %v", err)
 	}
 }
 

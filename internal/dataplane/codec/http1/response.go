@@ -30,7 +30,7 @@ func (h *Head) parseResponse(buf []byte, asked Asked) (int, *Error) {
 		h.Reset()
 		p.base, p.phase = &buf[0], phaseStart
 	}
-	b, full := p.limit(buf)
+	b, full := p.limit(buf, MaxResponseHead)
 	if p.phase == phaseStart {
 		if p.pos < len(versionPrefix) && foreign(b) {
 			return 0, errStatusLine
