@@ -1,11 +1,13 @@
 package pipeline
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"io/fs"
 	"maps"
 	"net/netip"
@@ -42,8 +44,12 @@ type allocator struct {
 	path  string // empty: memory only
 	hosts map[string]config.VIPs
 	taken map[netip.Addr]bool
-	full4 bool   // no IPv4 address is left; none ever comes back
-	fault string // why the state file can't be used; it is tried again only after a restart
+	full4 bool // no IPv4 address is left; none ever comes back
+
+	file    fs.FileInfo     // the state file as it was merged last
+	upto    int64           // what of it was merged, in bytes
+	unsaved map[string]bool // hosts that it does not hold yet
+	fault   string          // why the state file could not be used; it is tried again with the next change of the configuration
 
 	last  []*config.Object // what was assigned to last, and what came of it
 	given map[string]config.VIPs
@@ -51,7 +57,7 @@ type allocator struct {
 }
 
 func newAllocator(path string) *allocator {
-	return &allocator{path: path, hosts: map[string]config.VIPs{}, taken: map[netip.Addr]bool{}}
+	return &allocator{path: path, hosts: map[string]config.VIPs{}, taken: map[netip.Addr]bool{}, unsaved: map[string]bool{}}
 }
 
 // DefaultStateFile gives $XDG_STATE_HOME/detour/addresses.json, by default below ~/.local/state; empty where there is no
@@ -158,38 +164,56 @@ func fromStatus(o *config.Object, host string) (v config.VIPs, ok bool) {
 }
 
 // ensure allocates for the hosts that have none, and remembers them. The state file is read and written under a lock,
-// so that two processes never give one address to two hosts.
+// so that two processes never give one address to two hosts. What could not be remembered is tried again.
 func (a *allocator) ensure(hosts []string, stated map[netip.Addr]bool) []config.Issue {
 	missing := slices.DeleteFunc(slices.Clone(hosts), func(h string) bool { _, has := a.hosts[h]; return has })
-	if len(missing) == 0 {
-		return a.faultIssue()
+	if len(missing) == 0 && a.fault == "" {
+		return nil
 	}
-	release := func() {}
-	if a.path != "" && a.fault == "" {
-		var err error
-		if release, err = lock(a.path + ".lock"); err == nil {
-			err = a.merge()
-		}
-		a.note(err)
-	}
+	f, release, err := a.open()
 	defer release()
-	fresh := false
 	for _, h := range missing {
 		if _, has := a.hosts[h]; !has && len(a.hosts) < maxRemembered {
-			a.hosts[h] = a.allocate(h, stated)
-			fresh = true
+			v := a.allocate(h, stated)
+			a.hosts[h] = v
+			if v.V4.IsValid() && a.path != "" { // an IPv6 address alone is as good as certain by its hash
+				a.unsaved[h] = true
+			}
 		}
 	}
-	if fresh && a.path != "" && a.fault == "" {
-		a.note(a.write())
+	if err == nil && len(a.unsaved) > 0 {
+		err = a.save(f)
+	}
+	a.fault = ""
+	if err != nil {
+		a.fault = err.Error()
 	}
 	return a.faultIssue()
 }
 
-func (a *allocator) note(err error) {
-	if err != nil && a.fault == "" {
-		a.fault = err.Error()
+// open takes the lock and takes over what the state file says; f is nil where there is none yet.
+func (a *allocator) open() (f *os.File, release func(), err error) {
+	release = func() {}
+	if a.path == "" {
+		return nil, release, nil
 	}
+	tries := lockTries
+	if a.fault != "" {
+		tries = 1 // whoever holds the lock may be stopped: no edit waits for it again
+	}
+	unlock, err := lock(a.path+".lock", tries)
+	if err != nil {
+		return nil, release, err
+	}
+	f, err = os.OpenFile(a.path, os.O_RDWR|os.O_APPEND, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		a.restart()
+		return nil, unlock, nil
+	}
+	if err != nil {
+		return nil, unlock, err
+	}
+	return f, func() { _ = f.Close(); unlock() }, a.merge(f)
 }
 
 func (a *allocator) faultIssue() []config.Issue {
@@ -230,39 +254,82 @@ func (a *allocator) allocate(host string, stated map[netip.Addr]bool) (v config.
 	return v
 }
 
-// stateFile is the form of the state file.
+// stateFile is the form of the state file, which is a row of them: each adds hosts to those before it.
 type stateFile struct {
 	Version   int                     `json:"version"`
 	Addresses map[string][]netip.Addr `json:"addresses"`
 }
 
-// merge takes over what the state file says of hosts that have no address yet. Addresses outside the ranges, or of
-// another host, are left out: the file may have been edited.
-func (a *allocator) merge() error {
-	info, err := os.Stat(a.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+// merge takes over what was added to the state file since the last time. The caller holds the lock.
+func (a *allocator) merge(f *os.File) error {
+	info, err := f.Stat()
 	if err != nil {
 		return err
 	}
 	if info.Size() > maxStateFile {
 		return fmt.Errorf("it has %d bytes, at most %d are read", info.Size(), maxStateFile)
 	}
-	b, err := os.ReadFile(a.path)
-	if err != nil {
+	if a.file == nil || !os.SameFile(a.file, info) || info.Size() < a.upto {
+		a.restart()
+	}
+	a.file = info
+	start := a.upto
+	err = a.mergeRest(f, info.Size())
+	if err != nil && start > 0 { // it may have been edited in place
+		a.restart()
+		err = a.mergeRest(f, info.Size())
+	}
+	return err
+}
+
+// restart forgets what is known of the state file's contents: it is another one, or none.
+func (a *allocator) restart() {
+	a.upto = 0
+	for h, v := range a.hosts {
+		if v.V4.IsValid() {
+			a.unsaved[h] = true
+		}
+	}
+}
+
+// mergeRest takes over what stands between upto and size. Additions end with a newline: one that is cut off was not
+// written to its end, by a process that was killed or a machine that stopped, and is taken away.
+func (a *allocator) mergeRest(f *os.File, size int64) error {
+	b := make([]byte, size-a.upto)
+	if _, err := f.ReadAt(b, a.upto); err != nil {
 		return err
 	}
-	var s stateFile
-	if err := json.Unmarshal(b, &s); err != nil {
-		return fmt.Errorf("not a state file: %w", err)
+	start, d := a.upto, json.NewDecoder(bytes.NewReader(b))
+	for {
+		var s stateFile
+		err := d.Decode(&s)
+		if err == io.EOF {
+			a.upto = size
+			return nil
+		}
+		if err != nil && start == 0 && a.upto > 0 && !bytes.HasSuffix(b, []byte("\n")) {
+			return f.Truncate(a.upto)
+		}
+		if err != nil {
+			return fmt.Errorf("not a state file: %w", err)
+		}
+		a.take(s.Addresses)
+		a.upto = start + d.InputOffset()
 	}
-	for _, host := range slices.Sorted(maps.Keys(s.Addresses)) {
-		if _, has := a.hosts[host]; has || len(a.hosts) >= maxRemembered {
+}
+
+// take remembers what the state file says of hosts that have no address yet. Addresses outside the ranges, or of
+// another host, are left out: the file may have been edited.
+func (a *allocator) take(addresses map[string][]netip.Addr) {
+	for _, host := range slices.Sorted(maps.Keys(addresses)) {
+		if v, has := a.hosts[host]; has || len(a.hosts) >= maxRemembered {
+			if slices.Equal(addresses[host], []netip.Addr{v.V4, v.V6}) {
+				delete(a.unsaved, host)
+			}
 			continue
 		}
 		var v config.VIPs
-		for _, ip := range s.Addresses[host] {
+		for _, ip := range addresses[host] {
 			switch {
 			case a.taken[ip]:
 			case prefix4.Contains(ip) && !v.V4.IsValid():
@@ -276,58 +343,82 @@ func (a *allocator) merge() error {
 			a.taken[v.V4], a.taken[v.V6] = true, true
 		}
 	}
-	return nil
 }
 
-// write replaces the state file in one step.
-func (a *allocator) write() error {
+// save adds the hosts that are not in the state file yet. The caller holds the lock and has merged f.
+//
+// An addition is one write to the end of the file and is not waited for to reach the disk: an edit of the configuration
+// is served only after this, and writing the file anew took longer than all the rest of such an edit. What was written
+// outlives this process however it ends. A machine that stops may lose the last additions, and with it end all who were
+// given those addresses: they lead nowhere but to a detour on it. It can't lose those before them, since no byte that
+// stands is written again; what may be left of a half addition, see mergeRest. Only a file's beginning is waited for,
+// because nothing of one without it would be read.
+func (a *allocator) save(f *os.File) error {
 	s := stateFile{Version: 1, Addresses: map[string][]netip.Addr{}}
-	for host, v := range a.hosts {
-		for _, ip := range []netip.Addr{v.V4, v.V6} {
-			if ip.IsValid() {
-				s.Addresses[host] = append(s.Addresses[host], ip)
-			}
-		}
+	for host := range a.unsaved {
+		v := a.hosts[host]
+		s.Addresses[host] = []netip.Addr{v.V4, v.V6}
 	}
-	b, err := json.MarshalIndent(s, "", " ")
+	b, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(a.path), ".addresses-*")
-	if err != nil {
-		return err
+	b = append(b, '\n')
+	if f == nil || a.upto == 0 {
+		err = a.create(b)
+	} else if _, err = f.Write(b); err != nil {
+		_ = f.Truncate(a.upto)
 	}
-	_, err = tmp.Write(append(b, '\n'))
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), a.path)
-	}
-	if err != nil {
-		_ = os.Remove(tmp.Name())
+	if err == nil {
+		a.upto += int64(len(b))
+		clear(a.unsaved)
 	}
 	return err
 }
 
-// lockWait is how long another process may hold the state file before this one goes on without it.
-const lockWait = 500 * time.Millisecond
+// create makes the state file, or replaces an empty one, in one step.
+func (a *allocator) create(b []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(a.path), ".addresses-*")
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(b)
+	info, statErr := tmp.Stat()
+	if err = errors.Join(err, statErr, tmp.Sync(), tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), a.path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp.Name())
+		return err
+	}
+	a.file, a.upto = info, 0
+	return nil
+}
+
+// lockTries is how often the lock is tried, lockEvery apart, before this process goes on without it. It counts tries, not
+// time: on a machine that stands still for a while, nobody had the lock for that long.
+const (
+	lockTries = 100
+	lockEvery = 5 * time.Millisecond
+)
 
 // lock takes an advisory lock on a file beside the state file and makes their folder. The lock ends with the process.
-func lock(path string) (release func(), err error) {
-	none := func() {}
+func lock(path string, tries int) (release func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return none, err
+		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return none, err
+		return nil, err
 	}
-	for deadline := time.Now().Add(lockWait); ; time.Sleep(5 * time.Millisecond) {
+	for ; ; time.Sleep(lockEvery) {
 		err := tryLock(f)
 		if err == nil {
 			return func() { _ = f.Close() }, nil
 		}
-		if time.Now().After(deadline) {
+		if tries--; tries <= 0 {
 			_ = f.Close()
-			return none, fmt.Errorf("%s: held by another process: %w", path, err)
+			return nil, fmt.Errorf("%s: held by another process: %w", path, err)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -151,14 +152,20 @@ func TestTwoProcesses(t *testing.T) {
 		wg.Go(func() {
 			a := newAllocator(path)
 			for j := range 10 {
-				results[i], _ = a.assign([]*config.Object{entry(fmt.Sprintf("own%d-%d.com", i, j)), entry("shared.com")})
+				var issues []config.Issue
+				results[i], issues = a.assign([]*config.Object{entry(fmt.Sprintf("own%d-%d.com", i, j)), entry("shared.com")})
+				if len(issues) > 0 {
+					t.Error(issues)
+				}
 			}
 		})
 	}
 	wg.Wait()
 	seen := map[netip.Addr]string{}
 	a := newAllocator(path)
-	if err := a.merge(); err != nil || len(a.hosts) != 41 {
+	_, release, err := a.open()
+	release()
+	if err != nil || len(a.hosts) != 41 {
 		t.Errorf("%d hosts are remembered, %v", len(a.hosts), err)
 	}
 	for h, v := range a.hosts {
@@ -170,6 +177,132 @@ func TestTwoProcesses(t *testing.T) {
 	for _, r := range results {
 		if r["shared.com"] != a.hosts["shared.com"] {
 			t.Errorf("shared.com: %v, %v", r["shared.com"], a.hosts["shared.com"])
+		}
+	}
+}
+
+// remembered gives what a process that starts now knows of the state file.
+func remembered(t *testing.T, path string) map[string]config.VIPs {
+	t.Helper()
+	a := newAllocator(path)
+	_, release, err := a.open()
+	release()
+	if err != nil {
+		t.Error(err)
+	}
+	return a.hosts
+}
+
+// TestLockIsHeld: what is allocated while another process holds the lock is remembered once that lets go.
+func TestLockIsHeld(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "addresses.json")
+	release, err := lock(path+".lock", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newAllocator(path)
+	a.fault = "held" // as after the first wait
+	first, issues := a.assign([]*config.Object{entry("a.com")})
+	if !first["a.com"].V4.IsValid() || len(issues) != 1 || !strings.Contains(issues[0].Message, "held by another process") {
+		t.Fatalf("%v %v", first, issues)
+	}
+	release()
+	if got, issues := a.assign([]*config.Object{entry("a.com")}); got["a.com"] != first["a.com"] || len(issues) != 0 {
+		t.Errorf("%v %v", got, issues)
+	}
+	if got := remembered(t, path); len(got) != 1 || got["a.com"] != first["a.com"] {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestStateFileGrows: what stands in the file stays as it is, and is not read again.
+func TestStateFileGrows(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "addresses.json")
+	a, objects := newAllocator(path), entries(3)
+	a.assign(objects[:1])
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.assign(objects[:2])
+	upto := a.upto
+	newAllocator(path).assign(objects[2:])
+	all, _ := a.assign(objects)
+	after, err := os.ReadFile(path)
+	if err != nil || !strings.HasPrefix(string(after), string(before)) || upto <= int64(len(before)) || a.upto != int64(len(after)) {
+		t.Errorf("%q became %q, %d and %d are known, %v", before, after, upto, a.upto, err)
+	}
+	if got := remembered(t, path); !maps.Equal(got, all) {
+		t.Errorf("%v, %v", got, all)
+	}
+	for host := range all {
+		if n := strings.Count(string(after), host); n != 1 {
+			t.Errorf("%s stands %d times", host, n)
+		}
+	}
+}
+
+// TestStateFileIsSpoilt: a file that was cut off, went away or was edited while a process uses it.
+func TestStateFileIsSpoilt(t *testing.T) {
+	const old = "{\n \"version\": 1,\n \"addresses\": {\n  \"old.com\": [\n   \"240.240.9.9\",\n   \"2001:2::9\"\n  ]\n }\n}\n"
+	for name, c := range map[string]struct {
+		spoil   func(content string) string // "" removes it
+		fault   string
+		keepsIt bool
+	}{
+		"nothing":           {spoil: func(s string) string { return s }},
+		"half an addition":  {spoil: func(s string) string { return s + `{"version":1,"addr` }},
+		"zeros":             {spoil: func(s string) string { return s + strings.Repeat("\x00", 4096) }},
+		"no end of line":    {spoil: func(s string) string { return strings.TrimSuffix(s, "\n") }},
+		"the last is gone":  {spoil: func(s string) string { return s[:strings.LastIndex(s[:len(s)-1], "\n")+1] }},
+		"gone":              {spoil: func(string) string { return "" }},
+		"another":           {spoil: func(string) string { return `{"addresses":{"z.com":["240.240.8.8","2001:2::8"]}}` }},
+		"longer, edited":    {spoil: func(s string) string { return " " + s + " " }},
+		"nonsense in a row": {spoil: func(s string) string { return s + "nonsense\n" }, fault: "not a state file", keepsIt: true},
+		"all nonsense":      {spoil: func(string) string { return strings.Repeat("nonsense", 1000) }, fault: "not a state file", keepsIt: true},
+	} {
+		for _, restarted := range []bool{false, true} {
+			path := filepath.Join(t.TempDir(), "addresses.json")
+			if err := os.WriteFile(path, []byte(old), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			a := newAllocator(path)
+			a.assign(entries(1))
+			first, _ := a.assign(append(entries(2), entry("old.com")))
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			spoilt := c.spoil(string(b))
+			if err := os.WriteFile(path, []byte(spoilt), 0o600); err != nil {
+				t.Fatal(err)
+			} else if spoilt == "" {
+				_ = os.Remove(path)
+			}
+			if restarted {
+				a = newAllocator(path)
+			}
+			objects := append(entries(3), entry("old.com"))
+			all, issues := a.assign(objects)
+			if (c.fault == "") != (len(issues) == 0) || len(issues) > 0 && !strings.Contains(issues[0].Message, c.fault) {
+				t.Errorf("%s: %v", name, issues)
+			}
+			for h, v := range first {
+				if !restarted && all[h] != v {
+					t.Errorf("%s: %s moved from %v to %v", name, h, v, all[h])
+				}
+			}
+			if c.keepsIt {
+				if b, _ := os.ReadFile(path); string(b) != spoilt {
+					t.Errorf("%s: the file became %q", name, b)
+				}
+				continue
+			}
+			got := remembered(t, path)
+			delete(got, "z.com")
+			if !maps.Equal(got, all) {
+				t.Errorf("%s, restarted %v: %v is remembered of %v", name, restarted, got, all)
+			}
 		}
 	}
 }
