@@ -124,7 +124,7 @@ func (c *Cluster) EndpointsVersion() any {
 	case OriginalDst, DynamicDNS, LogicalDNS:
 		return nil
 	}
-	return c.set.Load()
+	return c.set.Load().ID()
 }
 
 // Endpoints gives the resolved endpoints as /config_dump?include_eds has them, grouped by locality and priority.

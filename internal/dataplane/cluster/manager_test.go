@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"math"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -543,4 +545,27 @@ func TestLargeRing(t *testing.T) {
 			t.Fatalf("hash %d: %s, want %s", hash, a, b)
 		}
 	}
+}
+
+// TestEndpointsVersion: each host set has a version of its own, and who remembers one does not keep the set.
+func TestEndpointsVersion(t *testing.T) {
+	m := NewManager(Options{Log: slog.New(slog.DiscardHandler)})
+	defer m.Close()
+	assign := func(port uint32) {
+		m.Update(&xds.Snapshot{Clusters: []*clusterv3.Cluster{edsCluster("a", nil)}, Endpoints: []*endpointv3.ClusterLoadAssignment{assignmentOf("a", ep{"10.0.0.1", port, "", 0})}})
+	}
+	assign(80)
+	before, set := m.Get("a").EndpointsVersion(), weak.Make(m.Get("a").Hosts())
+	if m.Get("a").EndpointsVersion() != before {
+		t.Error("it differs, and nothing changed")
+	}
+	assign(81)
+	if m.Get("a").EndpointsVersion() == before {
+		t.Error("it is the same after a change")
+	}
+	runtime.GC()
+	if set.Value() != nil {
+		t.Error("the version keeps the set before")
+	}
+	runtime.KeepAlive(before)
 }

@@ -34,6 +34,7 @@ type HostSet struct {
 	all    []*Endpoint
 	tiers  []Tier
 	load   []TierLoad
+	id     *byte
 }
 
 // Tier is one priority.
@@ -56,7 +57,7 @@ func NewHostSet(p *Policy, eps []*Endpoint) *HostSet {
 
 // Next is NewHostSet for what follows on s, which may be nil: it takes little time, and leaves large tables to Finish.
 func (s *HostSet) Next(p *Policy, eps []*Endpoint) *HostSet {
-	next := &HostSet{policy: p, all: eps}
+	next := &HostSet{policy: p, all: eps, id: new(byte)}
 	for _, e := range eps {
 		for int(e.Priority) >= len(next.tiers) { // validated to be below 128 (EDS proto)
 			next.tiers = append(next.tiers, Tier{})
@@ -216,6 +217,9 @@ func (t *Tier) choose(in *PickInfo) *Endpoint {
 
 // Policy gives what the set was made with.
 func (s *HostSet) Policy() *Policy { return s.policy }
+
+// ID is another (==) for each set. Unlike a pointer to the set it holds none of it: tables are large.
+func (s *HostSet) ID() any { return s.id }
 
 // Endpoints lists all endpoints, in configuration order; it must not be changed.
 func (s *HostSet) Endpoints() []*Endpoint { return s.all }
