@@ -15,7 +15,6 @@ var exceptions = map[string]exception{
 	"Abort.http2Error":                    {"error", "reserved: Istio's compiler serves it nowhere"},
 	"WorkloadEntry.network":               {ignored, "networks of a mesh, joined by gateways"},
 	"MeshConfig.h2UpgradePolicy":          {"UPGRADE", "HTTP/2 is not served by the embedded engine yet: requests to hosts without a policy of their own get 501"},
-	"MeshConfig.outboundTrafficPolicy":    {"ALLOW_ANY_DYNAMIC_DNS and `tls`", "taken as ALLOW_ANY, with a warning"},
 	"ClientTLSSettings.credentialName":    {"refused", "the secret is in a cluster: the host answers 503"},
 	"ClientTLSSettings.mode=ISTIO_MUTUAL": {"refused", "as credentialName: a mesh's own certificates are in a cluster"},
 }

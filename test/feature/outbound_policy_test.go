@@ -75,3 +75,24 @@ func TestOutboundPolicyLive(t *testing.T) {
 	w.remove("sidecar.yaml")
 	want(fromWest)
 }
+
+// TestOutboundPolicyLooksUp: with ALLOW_ANY_DYNAMIC_DNS the Host of an undeclared request says where it goes, not the address
+// that the application chose, and an address that detour allocates is none to go to.
+func TestOutboundPolicyLooksUp(t *testing.T) {
+	w := running(t)
+	w.dns.Set("elsewhere.example", time.Minute, w.west.ip)
+	mesh := w.scratchFile("mesh.yaml", "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}\n")
+	w.write("none.yaml", "# nothing is declared\n")
+	for _, c := range []struct {
+		want string
+		args []string
+	}{
+		{"200", []string{"http://elsewhere.example/"}},
+		{"200", []string{"--resolve", "elsewhere.example:80:192.0.2.1", "http://elsewhere.example/"}},
+		{"200", []string{"--resolve", "elsewhere.example:8123:192.0.2.1", "-H", "Host: elsewhere.example", "http://elsewhere.example:8123/"}},
+		{"404", []string{"-H", "Host: 240.240.0.9", "http://elsewhere.example/"}},
+	} {
+		curl := append([]string{"curl", "-s", "-o", "/dev/null", "-w", "%{http_code}"}, c.args...)
+		w.want(w.asUser(w.runCommand([]string{"--mesh-config", mesh}, curl...)), 0, c.want, "")
+	}
+}

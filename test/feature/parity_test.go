@@ -121,11 +121,11 @@ func (p parity) play(t *testing.T, envoy string, spoil map[string]string) (notes
 		}
 		flags := append([]string{"--locality", locality}, p.flags...)
 		if p.mesh != "" {
-			mesh, err := filepath.Abs(filepath.Join("testdata/parity/mesh", p.mesh+".yaml"))
+			b, err := os.ReadFile(filepath.Join("testdata/parity/mesh", p.mesh+".yaml"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			flags = append(flags, "--mesh-config", mesh)
+			flags = append(flags, "--mesh-config", w.scratchFile("mesh.yaml", strings.ReplaceAll(string(b), "SCRATCH", w.scratch)))
 		}
 		if envoy != "" {
 			w.envoyIn(envoy, flags)
