@@ -130,6 +130,40 @@ func TestParityHash(t *testing.T) {
 		}}.run(t)
 }
 
+// TestParityHashOfSubsets: which endpoint of a subset a key leads to, where weights choose the subset.
+func TestParityHashOfSubsets(t *testing.T) {
+	upstreams := map[string]stub{}
+	for i := range 4 {
+		upstreams[fmt.Sprintf("10.1.0.%d:8080", i+1)] = stub{ignore: true}
+	}
+	parity{config: "hash", upstreams: upstreams,
+		script: func(a *actor) {
+			user := func(url string, i int) call {
+				return call{url: url, header: []string{fmt.Sprintf("x-user: user-%d", i), fmt.Sprintf("x-other: %d", i)}}
+			}
+			for _, url := range []string{"http://parts.test/v1", "http://parts.test/v2", "http://parts.test:81/"} {
+				var where []string
+				for i := range 100 {
+					_, body, err := a.own.send(user(url, i))
+					if err != nil {
+						a.t.Fatal(err)
+					}
+					where = append(where, strings.TrimSuffix(strings.TrimPrefix(body, "10.1.0."), ":8080"))
+				}
+				a.note("%s: %s", url, strings.Join(where, ""))
+			}
+			for i := range 10 {
+				seen := map[string]bool{}
+				for range 40 { // both subsets are hit, but for once in 10^8
+					_, body, _ := a.own.send(user("http://parts.test/", i))
+					seen[body] = true
+				}
+				a.note("user %d: %v", i, seen)
+			}
+			a.spread("split", 2000, func(i int) call { return user("http://parts.test/", i%50) })
+		}}.run(t)
+}
+
 // madeCookie notes a cookie that the proxy made, but for its value, and whether the client that shows it stays where it was.
 func (a *actor) madeCookie(c call, name string) {
 	a.t.Helper()
@@ -184,6 +218,7 @@ func TestParityOutlier(t *testing.T) {
 			"10.1.0.1:8086": bad(500), "10.1.0.2:8086": {},
 			"10.1.0.2:8087": {raw: echo},
 			"10.1.0.1:8088": {status: fails(1, 500)}, "10.1.0.2:8088": {},
+			"10.1.0.1:8089": {status: fails(1, 502)}, "10.1.0.2:8089": {},
 		},
 		script: func(a *actor) {
 			for _, port := range []string{"80", "81", "82", "85", "86"} {
@@ -208,11 +243,13 @@ func TestParityOutlier(t *testing.T) {
 				a.settle()
 			}
 			a.note("tcp: %v", count)
-			a.outcomes("back", "http://outlier.test:88/", 3)
-			await(a.t, "back again", func() bool {
-				_, body, _ := a.own.send(call{url: "http://outlier.test:88/"})
-				return body == "10.1.0.1:8088"
-			})
+			for _, port := range []string{"88", "89"} {
+				a.outcomes("back at "+port, "http://outlier.test:"+port+"/", 3)
+				await(a.t, "back again", func() bool {
+					_, body, _ := a.own.send(call{url: "http://outlier.test:" + port + "/"})
+					return body == "10.1.0.1:80"+port
+				})
+			}
 		}}.run(t)
 }
 

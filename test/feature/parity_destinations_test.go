@@ -3,7 +3,9 @@
 package feature
 
 import (
+	"net/netip"
 	"testing"
+	"time"
 )
 
 func TestParityDestinations(t *testing.T) {
@@ -26,6 +28,59 @@ func TestParityDestinations(t *testing.T) {
 			a.spread("selected", 400, same(call{url: "http://selected.test/"}))
 			a.do(call{url: "http://undeclared.test:9999/", at: "10.1.0.9:9999"})
 			a.do(call{url: "http://undeclared.test:8080/", at: "10.1.0.9:8080"})
+		}}.run(t)
+}
+
+// TestParityBytesToOriginal: bytes that are no HTTP, to addresses of a host that says no more than that they are its own.
+func TestParityBytesToOriginal(t *testing.T) {
+	parity{config: "destinations",
+		upstreams: map[string]stub{"10.1.0.10:9000": {raw: echo}, "10.1.1.7:9000": {raw: echo}, "10.1.0.10:9001": {raw: answerAny}, "10.1.1.7:9001": {raw: answerAny},
+			"10.1.0.10:9002": {raw: answerAny}},
+		script: func(a *actor) {
+			for _, addr := range []string{"10.1.0.10:9000", "10.1.1.7:9000", "10.1.1.8:9000"} {
+				a.exchange(addr, addr, "\x00\x01 hello\r\n")
+				a.exchange(addr, addr, "GET / HTTP/1.1\r\n\r\n")
+			}
+			for _, addr := range []string{"10.1.0.10:9001", "10.1.1.7:9001"} {
+				a.dictate(addr, "\x00\x01 these are no HTTP\r\n\r\n")
+				a.dictate(addr, "SSH-2.0-OpenSSH\r\n")
+				a.dictate(addr, "GET /path HTTP/1.1\r\nHost: bytes.test:9001\r\nconnection: close\r\n\r\n")
+			}
+			a.dictate("10.1.0.10:9002", "GET /path HTTP/1.1\r\nHost: bytes.test:9002\r\nconnection: close\r\n\r\n")
+		}}.run(t)
+}
+
+// TestParityWarmup: an endpoint that appears when another is warm already gets little at first, and its share in the end.
+func TestParityWarmup(t *testing.T) {
+	parity{config: "destinations",
+		prepare: func(w *world) map[string]stub {
+			w.dns.Set("warm.example", time.Second, netip.MustParseAddr("10.1.0.1"))
+			return map[string]stub{"10.1.0.1:8080": {}, "10.1.0.2:8080": {}}
+		},
+		script: func(a *actor) {
+			const warm = 2 * time.Second
+			ask := func() string {
+				_, body, err := a.own.send(call{url: "http://warm.test/"})
+				if err != nil {
+					a.t.Fatal(err)
+				}
+				return body
+			}
+			await(a.t, "the first is warm", func() bool { return a.after(warm + 100*time.Millisecond) })
+			a.w.dns.Set("warm.example", time.Second, netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.1.0.2"))
+			await(a.t, "the second is there", func() bool { return ask() == "10.1.0.2:8080" })
+			there, second := time.Now(), 0
+			const n = 200
+			for range n {
+				if ask() == "10.1.0.2:8080" {
+					second++
+				}
+			}
+			// Its weight is 10 % at first, and 60 % of the first's when that took more than a second.
+			a.note("cold: less than 38 of 100: %v", second*100 < n*38)
+			await(a.t, "the second is warm", func() bool { return time.Since(there) > warm+100*time.Millisecond })
+			a.takeArrivals()
+			a.spread("warm", 1000, same(call{url: "http://warm.test/"}))
 		}}.run(t)
 }
 

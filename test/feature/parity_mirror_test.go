@@ -3,6 +3,7 @@
 package feature
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -25,26 +26,35 @@ func TestParityMirror(t *testing.T) {
 			mirrored(1, call{url: "http://main.test/nowhere"})
 			mirrored(2, call{url: "http://main.test/rewritten/x", header: []string{"x-client: 1"}})
 			mirrored(2, call{url: "http://main.test/old"})
-			const n = 1000
-			count := map[string]int{}
-			for range n {
-				a.ask(&a.own, call{url: "http://main.test/some"})
+			for _, path := range []string{"/some", "/several"} {
+				a.mirroredShares(path)
 			}
-			a.ask(&a.own, call{url: "http://main.test/one"}) // whose copy is the last to arrive
-			await(a.t, "all copies arrive", func() bool {
-				for _, r := range a.takeArrivals() {
-					if strings.Contains(r.text, "/one") {
-						count["last "+r.endpoint]++
-						continue
-					}
-					count[r.endpoint]++
-				}
-				return count["last 10.1.0.2:8080"] == 1
-			})
-			delete(count, "last 10.1.0.1:8080")
-			delete(count, "last 10.1.0.2:8080")
-			a.noteShares("mirrored", count, n)
 		}}.run(t)
+}
+
+// mirroredShares notes how many of the requests for a path were copied to whom.
+func (a *actor) mirroredShares(path string) {
+	a.t.Helper()
+	const n = 1000
+	for range n {
+		a.ask(&a.own, call{url: "http://main.test" + path})
+	}
+	a.ask(&a.own, call{url: "http://main.test/two"}) // whose copies are the last to arrive
+	count := map[string]int{}
+	await(a.t, "all copies arrive", func() bool {
+		for _, r := range a.takeArrivals() {
+			if strings.Contains(r.text, "/two") {
+				count["last "+r.endpoint]++
+				continue
+			}
+			count[r.endpoint]++
+		}
+		return count["last 10.1.0.2:8080"] == 1 && count["last 10.1.0.3:8080"] == 1
+	})
+	for i := range 3 {
+		delete(count, fmt.Sprintf("last 10.1.0.%d:8080", i+1))
+	}
+	a.noteShares("mirrored", count, n)
 }
 
 func TestParityCORS(t *testing.T) {

@@ -40,7 +40,7 @@ func TestParityTCP(t *testing.T) {
 			"SCRATCH/s": {body: "from a unix socket"}, "10.202.0.1:9002": {raw: echo}, "10.1.0.3:8080": {}, "10.201.3.5:9006": {},
 		},
 		script: func(a *actor) {
-			a.talk("weights", "10.200.17.1:9000", "x", 600)
+			a.talk("weights", "10.200.17.1:9000", "x", 1500)
 			a.exchange("match", "10.200.17.1:9001", "hello")
 			a.exchange("second", "10.200.17.2:9000", "hello")
 			a.exchange("range", "10.201.3.4:9002", "hello")
@@ -143,6 +143,7 @@ func TestParitySNI(t *testing.T) {
 			for addr, name := range map[string]string{"10.1.0.1:7443": "one.test", "10.1.0.2:7443": "two.test", "10.1.0.3:443": "a.wild.test", "10.1.0.4:443": "else.test"} {
 				out[addr] = stub{raw: echoTLS(w, name)}
 			}
+			out["10.1.0.5:7443"], out["10.1.0.6:7443"] = stub{raw: sayWho}, stub{raw: sayWho}
 			return out
 		},
 		script: func(a *actor) {
@@ -160,7 +161,49 @@ func TestParitySNI(t *testing.T) {
 				a.notes = a.notes[:before]
 			}
 			a.note("split: both %v", seen[true] > 5 && seen[false] > 5)
+			a.answers("weights", "10.1.0.4:443", clientHello("five.test"), 1500)
 		}}.run(t)
+}
+
+// answers is talk with a client that does not end its side: a proxy that looks at the first bytes drops what has ended.
+func (a *actor) answers(what, addr, send string, n int) {
+	a.t.Helper()
+	count := map[string]int{}
+	for range n {
+		c, err := a.dial(addr)
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		_, _ = io.WriteString(c, send)
+		b, _ := io.ReadAll(c)
+		count[string(b)]++
+		c.Close()
+	}
+	a.noteShares(what, count, n)
+}
+
+// sayWho says its address to whoever says something.
+func sayWho(_ *actor, addr string, c net.Conn) {
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		_, _ = io.WriteString(c, addr)
+		_ = c.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, c)
+	}
+}
+
+// clientHello is what a TLS client says first.
+func clientHello(sni string) string {
+	client, server := net.Pipe()
+	defer server.Close()
+	go func() {
+		_ = tls.Client(client, &tls.Config{ServerName: sni, InsecureSkipVerify: true}).Handshake()
+		client.Close()
+	}()
+	head := make([]byte, 5)
+	_, _ = io.ReadFull(server, head)
+	rest := make([]byte, int(head[3])<<8|int(head[4]))
+	_, _ = io.ReadFull(server, rest)
+	return string(head) + string(rest)
 }
 
 // echoTLS speaks TLS with a certificate for the name and answers what it got.
