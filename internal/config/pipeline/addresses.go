@@ -101,10 +101,10 @@ func sameNeeds(gone, come []*config.Object) bool {
 
 // assignAll is assign without regard to what was before.
 func (a *allocator) assignAll(objects []*config.Object) (map[string]config.VIPs, []config.Issue) {
-	out := map[string]config.VIPs{}
+	out := make(map[string]config.VIPs, len(a.given)+1) // mostly as many as last time
 	stated := map[netip.Addr]bool{}
-	var need []string
-	owner := map[string]*config.Object{}
+	need := make([]string, 0, len(a.given)+1)
+	owner := make(map[string]*config.Object, len(a.given)+1)
 	for _, o := range objects {
 		se, ok := o.Spec.(*networking.ServiceEntry)
 		if !ok {

@@ -125,8 +125,12 @@ func Recompile(old *Table, rc *routev3.RouteConfiguration, foreign bool) (t *Tab
 	if old != nil && old.from == rc && old.foreign == foreign {
 		return old, old.refused
 	}
+	domains := len(rc.GetVirtualHosts())
+	if old != nil {
+		domains = len(old.exact) // mostly as many as last time
+	}
 	t = &Table{made: make(map[*routev3.VirtualHost]*host, len(rc.GetVirtualHosts())), head: withoutHosts(rc), foreign: foreign, from: rc,
-		Name: rc.GetName(), ignorePort: rc.GetIgnorePortInHostMatching(), exact: map[string]*host{}}
+		Name: rc.GetName(), ignorePort: rc.GetIgnorePortInHostMatching(), exact: make(map[string]*host, domains)}
 	scope := configScope(rc, foreign)
 	keep := old != nil && old.foreign == foreign && proto.Equal(old.head, t.head)
 	for _, vh := range rc.GetVirtualHosts() {

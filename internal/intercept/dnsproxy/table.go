@@ -24,7 +24,7 @@ type table struct {
 }
 
 func newTable(names []xds.Name) *table {
-	t := &table{addrs: make(map[string][]netip.Addr, len(names)), hosts: make(map[string]string), from: names}
+	t := &table{addrs: make(map[string][]netip.Addr, len(names)), hosts: make(map[string]string, 2*len(names)), from: names}
 	for _, n := range names {
 		fqdn := dns.CanonicalName(n.Host)
 		if _, ok := dns.IsDomainName(fqdn); !ok || strings.HasPrefix(fqdn, "*.") || len(n.Addrs) == 0 {
