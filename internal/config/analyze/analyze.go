@@ -54,6 +54,7 @@ const (
 	CodeHostTwice       = "DTR0154"
 	CodeOtherProtocol   = "DTR0155"
 	CodeNeverMatches    = "DTR0156"
+	CodeNoEgressProxy   = "DTR0157"
 	CodeRetryStays      = "DTR0160"
 	CodeRetryTwice      = "DTR0161"
 	CodeShortTimeout    = "DTR0162"

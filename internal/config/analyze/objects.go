@@ -47,6 +47,7 @@ func (r *run) objects(set *config.Set) {
 			r.report(config.Warningf(o, CodeNoSuchHost, "spec.host", "nothing declares %s, so this rule applies to nothing%s", h, d.nearest(h)))
 		}
 	}
+	r.egressProxies(set, d)
 	byHost := map[string][]view{}
 	for _, v := range r.views {
 		byHost[v.plan.Host] = append(byHost[v.plan.Host], v)

@@ -18,6 +18,15 @@ spec:
   endpoints:
   - {address: 192.0.2.1, labels: {version: v1}}
 `
+	exampleEgressProxy = `---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default}
+spec:
+  outboundTrafficPolicy:
+    mode: ALLOW_ANY
+    egressProxy: {host: mydb.com, port: {number: 80}}
+`
 	exampleOneRouter = `---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -61,6 +70,13 @@ a route to one answers 503. Often it is a slip of the pen. Names of a cluster's 
 Kubernetes Services stand in the same files.`,
 		Bad:  exampleStatic + swap(examplePolicy, "mydb.com", "mydbs.com") + "    loadBalancer: {simple: ROUND_ROBIN}\n",
 		Good: exampleStatic + examplePolicy + "    loadBalancer: {simple: ROUND_ROBIN}\n",
+	}, {
+		Code: CodeNoEgressProxy, Title: "The egressProxy is not there",
+		Why: `Everything that nothing declares goes to a Sidecar's egressProxy: a host that is declared, with that port and subset,
+and that the Sidecar's egress lets in. Else there is no cluster for it: requests get 503 and connections are closed, in a
+mesh too. Declare the host, or name one that is.`,
+		Bad:  exampleStatic + swap(exampleEgressProxy, "mydb.com", "proxy.example.net"),
+		Good: exampleStatic + exampleEgressProxy,
 	}, {
 		Code: CodeHostTwice, Title: "Two objects claim one host",
 		Why: `ServiceEntries of one namespace for one host are added up, and resolution and location are the first one's; of
