@@ -45,6 +45,7 @@ type listenerPlan struct {
 	state   planState
 	chains  []*chainPlan
 	keys    map[string]bool // of chains
+	taken   map[string]bool // keys of one address or range and one name of the chains that have addresses
 	owner   *service        // who came first
 	bound   bool            // it has a socket of its own
 	locked  bool            // an egress listener with this port has it; nobody else gets in
@@ -255,6 +256,7 @@ func (b *listenerBuilder) addSniffed(e *egress, s *service, p servicePort, addre
 		pl.chains, pl.keys = append(tcp, http), map[string]bool{}
 		for _, ch := range pl.chains {
 			pl.keys[ch.key()] = true
+			pl.untaken(ch)
 		}
 	case pl.state == takesTCP:
 		b.merge(pl, s, p, append(tcp, http)...)
@@ -290,8 +292,44 @@ func (b *listenerBuilder) merge(pl *listenerPlan, s *service, p servicePort, cha
 			continue
 		}
 		pl.keys[key] = true
+		if !b.c.group.CompatIstio && len(ch.ranges) > 0 {
+			if ch = pl.untaken(ch); ch == nil {
+				continue
+			}
+		}
 		pl.chains = append(pl.chains, ch)
 	}
+}
+
+// untaken gives a chain without the addresses that another has for one of its names: Envoy refuses a listener in which two
+// chains match the same. It gives nil where none is left.
+func (pl *listenerPlan) untaken(ch *chainPlan) *chainPlan {
+	if pl.taken == nil {
+		pl.taken = map[string]bool{}
+	}
+	names := ch.sni
+	if len(names) == 0 || slices.Contains(names, "*") {
+		names = []string{""}
+	}
+	out := *ch
+	out.ranges = nil
+	for _, r := range ch.ranges {
+		var keys []string
+		for _, name := range names {
+			keys = append(keys, strconv.FormatBool(ch.http)+"|"+name+"|"+r.Masked().String())
+		}
+		if slices.ContainsFunc(keys, func(k string) bool { return pl.taken[k] }) {
+			continue
+		}
+		for _, k := range keys {
+			pl.taken[k] = true
+		}
+		out.ranges = append(out.ranges, r)
+	}
+	if len(out.ranges) == 0 {
+		return nil
+	}
+	return &out
 }
 
 // has tells whether a chain is there already that takes the same and does the same with it: one VirtualService's rules
