@@ -13,8 +13,8 @@ func TestParityLookup(t *testing.T) {
 	records := map[string]string{"undeclared.test": "10.1.0.2", "other.test": "10.1.0.3", "addressed.test": "10.1.0.3"}
 	t.Run("plain", func(t *testing.T) {
 		parity{config: "lookup", mesh: "lookup", records: records,
-			upstreams: map[string]stub{"10.1.0.1:8080": {}, "10.1.0.1:7000": {raw: echo}, "10.1.0.2:80": {}, "10.1.0.2:9999": {}, "10.1.0.3:80": {},
-				"10.1.0.9:7000": {raw: echo}},
+			upstreams: map[string]stub{"10.1.0.1:8080": {}, "10.1.0.1:7000": {raw: answerAny}, "10.1.0.2:80": {}, "10.1.0.2:9999": {}, "10.1.0.3:80": {},
+				"10.1.0.9:7000": {raw: answerAny}},
 			prepare: func(w *world) map[string]stub {
 				return map[string]stub{"10.1.0.9:443": {raw: echoTLS(w, "undeclared.test")}}
 			},

@@ -26,6 +26,7 @@ func TestParityOwnSockets(t *testing.T) {
 					"10.200.30.2:27017", "10.200.30.2:3306", "10.200.30.2:6379", "10.200.30.2:5353"} {
 					a.exchange("bytes at "+at, at, "hello")
 				}
+				a.dictate("127.0.0.4:9001", "\x00\x01 no HTTP\r\n\r\n") // a port without protocol
 				for _, name := range []string{"secure.test", "nobody.test"} {
 					a.handshake("TLS", "127.0.0.4:9443", name, "hello")
 				}

@@ -423,7 +423,8 @@ func (s *refusingSink) Set(*xds.Snapshot) xds.Result {
 // TestSinkIssues: what the engine does not serve is a warning at its ServiceEntry, said once.
 func TestSinkIssues(t *testing.T) {
 	const se = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: %s}\nspec: {hosts: [%s], resolution: DNS, ports: [{number: 80, name: p, protocol: %s}]}\n---\n"
-	set, known, err := LoadOnce([]string{"-"}, strings.NewReader(fmt.Sprintf(se, "a", "a.com", "HTTP")+fmt.Sprintf(se, "b", "b.com", "GRPC")))
+	set, known, err := LoadOnce([]string{"-"}, strings.NewReader(fmt.Sprintf(se, "a", "a.com", "HTTP")+fmt.Sprintf(se, "b", "b.com", "GRPC")+
+		strings.Replace(fmt.Sprintf(se, "c", "c.com", "TCP"), "spec: {", "spec: {addresses: [192.0.2.7], ", 1)))
 	if err != nil || len(known) != 1 {
 		t.Fatal(known, err)
 	}
@@ -433,6 +434,8 @@ func TestSinkIssues(t *testing.T) {
 		{TypeURL: "x.RouteConfiguration", Name: "80", Reason: "virtual_hosts[a.com:80].routes[0]: r"},
 		{TypeURL: "x.Listener", Name: "0.0.0.0_443", Reason: "filter_chains[0] (outbound|443||a.com): r"},
 		{TypeURL: "x.Listener", Name: "l", Reason: "r"},
+		{TypeURL: "x.Listener", Name: "192.0.2.7_80", Reason: "r"},
+		{TypeURL: "x.Listener", Name: "192.0.2.8_80", Reason: "r"},
 	}, set, known)
 	var lines []string
 	for _, i := range got {
@@ -443,6 +446,8 @@ func TestSinkIssues(t *testing.T) {
 		"<stdin>:1:1: warning: ServiceEntry default/a: the engine does not serve 80 (RouteConfiguration): virtual_hosts[a.com:80].routes[0]: r [DTR0024]",
 		"<stdin>:1:1: warning: ServiceEntry default/a: the engine does not serve 0.0.0.0_443 (Listener): filter_chains[0] (outbound|443||a.com): r [DTR0024]",
 		"warning: the engine does not serve l (Listener): r [DTR0024]",
+		"<stdin>:11:1: warning: ServiceEntry default/c: the engine does not serve 192.0.2.7_80 (Listener): r [DTR0024]",
+		"warning: the engine does not serve 192.0.2.8_80 (Listener): r [DTR0024]",
 	}
 	if !slices.Equal(lines, want) {
 		t.Errorf("got %s", strings.Join(lines, "\n"))
@@ -503,13 +508,14 @@ func TestLoadOnce(t *testing.T) {
 	if got := set.All(config.ServiceEntry)[0].Origin.String(); got != "<stdin>:1:1" {
 		t.Errorf("origin %s", got)
 	}
-	if _, _, err := LoadOnce([]string{"no-such-file.yaml"}, nil); err == nil || !strings.Contains(err.Error(), "no-such-file.yaml: error: can't be read") {
-		t.Errorf("%v", err)
+	set, issues, err = LoadOnce([]string{"no-such-file.yaml", "-"}, strings.NewReader(in+"---\nkind: Nothing\n"))
+	if err != nil || set.Len() != 2 || len(issues) < 2 || !slices.ContainsFunc(issues, func(i config.Issue) bool { return strings.HasPrefix(i.String(), "no-such-file.yaml: error: can't be read") }) {
+		t.Errorf("beside a file that is not there: %v %v", issues, err)
 	}
 	if _, _, err := LoadOnce(nil, nil); err == nil {
 		t.Error("no path, no error")
 	}
-	if _, _, err := LoadOnce([]string{"-"}, nil); err == nil {
-		t.Error("no standard input, no error")
+	if _, issues, err := LoadOnce([]string{"-"}, nil); err != nil || len(errorsOf(issues)) != 1 {
+		t.Errorf("no standard input: %v %v", issues, err)
 	}
 }

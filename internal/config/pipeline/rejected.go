@@ -32,7 +32,7 @@ func sinkIssues(rejected []xds.Rejection, set *config.Set, known []config.Issue)
 			continue
 		}
 		for _, o := range set.All(config.ServiceEntry) {
-			if host != "" && slices.Contains(hostsOf(o), host) {
+			if host != "" && slices.Contains(hostsOf(o), host) || host == "" && states(o, r.Name) {
 				i.Object, i.Origin = o.Key, o.Origin
 				break
 			}
@@ -46,6 +46,13 @@ func sinkIssues(rejected []xds.Rejection, set *config.Set, known []config.Issue)
 		out = append(out, i)
 	}
 	return out
+}
+
+// states tells whether a ServiceEntry states the address that a listener is named by: ADDRESS_PORT.
+func states(o *config.Object, listener string) bool {
+	address, _, found := strings.Cut(listener, "_")
+	se, ok := o.Spec.(*networking.ServiceEntry)
+	return found && ok && slices.Contains(se.Addresses, address)
 }
 
 // Refused gives what the sink refused as errors, for a start that can't go on without it.
