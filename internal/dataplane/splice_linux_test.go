@@ -245,6 +245,7 @@ func TestManyStuckReaders(t *testing.T) {
 		}
 	})
 	s := planetest.One(u.Addr)
+	s.Timeout = planetest.Patience // a route without one has 15 s: less than the last reader waits on a busy machine
 	p := planetest.Start(t, dataplane.Options{}, s)
 	var all []*planetest.Client
 	for range clients {
