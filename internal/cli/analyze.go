@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -81,11 +82,11 @@ func (f *analyzeFlags) run(c *cobra.Command) error {
 	if err != nil {
 		return &ExitError{Status: ExitFailed, Err: err}
 	}
-	mesh, err := f.mesh(func(i config.Issue) { issues = append(issues, i) })
-	if err != nil {
-		return configError(err, "")
+	mesh, found := f.judgedMesh()
+	issues = append(issues, found...)
+	if !slices.ContainsFunc(found, func(i config.Issue) bool { return i.Severity == config.Error }) {
+		set = set.WithMesh(mesh)
 	}
-	set = set.WithMesh(mesh)
 	res := analyze.Run(c.Context(), set, issues, analyze.Options{
 		Group: f.group(), AllLocalities: f.allLocalities, Resolve: f.resolve, Connect: f.connect, Network: network,
 	})

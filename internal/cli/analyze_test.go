@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -70,6 +72,46 @@ func TestAnalyzeExitStatus(t *testing.T) {
 	}
 	if _, _, err := execute(t, newAnalyze(), ""); err.(*ExitError).Status != ExitUsage {
 		t.Errorf("no -f: %v", err)
+	}
+}
+
+// TestAnalyzeTellsAll: what is wrong with any file is found in one run and printed as asked, in order, the mesh's
+// configuration and files that aren't there among them.
+func TestAnalyzeTellsAll(t *testing.T) {
+	folder := t.TempDir()
+	for name, text := range map[string]string{
+		"a.yaml": strings.NewReplacer("resolution", "resolutions", "protocol: HTTP", "protocol: HTPT").Replace(twoRegions),
+		"m.yaml": "outboundTrafficPolicy: {mode: NOBODY}\nconnectTimeouts: 5s\n",
+	} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(folder)
+	args := []string{"-f", "zz.yaml/none", "-f", "a.yaml", "-f", "b.yaml", "--mesh-config", "m.yaml"}
+	want := []string{"a.yaml", "b.yaml", "m.yaml", "m.yaml", "zz.yaml/none"}
+	out, stderr, err := execute(t, newAnalyze(), "", append(args, "-o", "json")...)
+	var exit *ExitError
+	if !errors.As(err, &exit) || exit.Status != ExitFailed || exit.Err != nil {
+		t.Errorf("ends with %v", err)
+	}
+	var files []string
+	for _, i := range parseJSON(t, []byte(out)).([]any) {
+		i := i.(map[string]any)
+		if i["severity"] == "error" {
+			files = append(files, i["file"].(string))
+		}
+	}
+	if got := slices.Compact(slices.Clone(files)); !slices.Equal(got, slices.Compact(want)) || len(files) < len(want) || strings.Contains(stderr, "m.yaml") {
+		t.Errorf("errors of %v, want %v; stderr %q", files, want, stderr)
+	}
+	out, _, _ = execute(t, newAnalyze(), "", append(args, "-o", "sarif")...)
+	if results := parseJSON(t, []byte(out)).(map[string]any)["runs"].([]any)[0].(map[string]any)["results"].([]any); len(results) < len(want) {
+		t.Errorf("%d results: %s", len(results), out)
+	}
+	out, _, _ = execute(t, newAnalyze(), twoRegions, "-f", "-", "--mesh-config", "gone.yaml")
+	if !strings.Contains(out, "gone.yaml: error: --mesh-config can't be read: no such file") || !strings.Contains(out, "DTR0103") {
+		t.Errorf("a mesh that is not there: %s", out)
 	}
 }
 

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"detour.dev/detour/internal/config"
@@ -15,14 +17,7 @@ func (g *groupFlags) mesh(say func(config.Issue)) (*config.Mesh, error) {
 	if g.meshConfig == "" {
 		return nil, nil
 	}
-	data, err := os.ReadFile(g.meshConfig)
-	if err != nil {
-		return nil, fmt.Errorf("--mesh-config: %w", err)
-	}
-	m, issues := decode.Mesh(g.meshConfig, data)
-	if m != nil {
-		issues = append(issues, validate.Mesh(m)...)
-	}
+	m, issues := g.judgedMesh()
 	var bad pipeline.Errors
 	for _, i := range issues {
 		if i.Severity == config.Error {
@@ -35,6 +30,26 @@ func (g *groupFlags) mesh(say func(config.Issue)) (*config.Mesh, error) {
 		return nil, bad
 	}
 	return m, nil
+}
+
+// judgedMesh reads --mesh-config and gives all that there is to say about it; with errors among that the Mesh may be nil.
+func (g *groupFlags) judgedMesh() (*config.Mesh, []config.Issue) {
+	if g.meshConfig == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(g.meshConfig)
+	if err != nil {
+		var why *fs.PathError
+		if errors.As(err, &why) {
+			err = why.Err
+		}
+		return nil, []config.Issue{{Severity: config.Error, Code: config.CodeUnreadable, Origin: config.Origin{File: g.meshConfig}, Message: fmt.Sprintf("--mesh-config can't be read: %v", err)}}
+	}
+	m, issues := decode.Mesh(g.meshConfig, data)
+	if m != nil {
+		issues = append(issues, validate.Mesh(m)...)
+	}
+	return m, issues
 }
 
 // outboundPolicy joins --outbound-policy and MeshConfig's outboundTrafficPolicy: the flag, where it was given, wins, and

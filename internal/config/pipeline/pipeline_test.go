@@ -509,7 +509,9 @@ func TestLoadOnce(t *testing.T) {
 		t.Errorf("origin %s", got)
 	}
 	set, issues, err = LoadOnce([]string{"no-such-file.yaml", "-"}, strings.NewReader(in+"---\nkind: Nothing\n"))
-	if err != nil || set.Len() != 2 || len(issues) < 2 || !slices.ContainsFunc(issues, func(i config.Issue) bool { return strings.HasPrefix(i.String(), "no-such-file.yaml: error: can't be read") }) {
+	if err != nil || set.Len() != 2 || len(issues) < 2 || !slices.ContainsFunc(issues, func(i config.Issue) bool {
+		return strings.HasPrefix(i.String(), "no-such-file.yaml: error: can't be read")
+	}) {
 		t.Errorf("beside a file that is not there: %v %v", issues, err)
 	}
 	if _, _, err := LoadOnce(nil, nil); err == nil {
