@@ -29,10 +29,11 @@ func TestLive(t *testing.T) {
 	put("se.yaml", walkthrough(t, "1-service-entry"))
 	sets := make(chan *config.Set, 100)
 	n := 0
+	lines := make(logLines, 100)
 	p := New(Config{
 		Source: dir.New([]string{folder}, dir.Options{}),
 		Sink:   &refusingSink{},
-		Log:    slog.New(slog.DiscardHandler),
+		Log:    slog.New(slog.NewTextHandler(lines, nil)),
 		Translate: func(s *config.Set, _ xds.NodeGroup) (*xds.Snapshot, []config.Issue) {
 			sets <- s
 			n++
@@ -92,6 +93,44 @@ func TestLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	until("a file gone", func(s *config.Set) bool { return rules(s) == 0 })
+	for _, move := range []struct{ from, to, log string }{
+		{folder, folder + "2", "stays in force until it is back"},
+		{folder + "2", folder, "configuration error is gone"},
+	} {
+		if err := os.Rename(move.from, move.to); err != nil {
+			t.Fatal(err)
+		}
+		lines.until(t, move.log)
+		if s := p.Status().Set; port(s) != 80 {
+			t.Errorf("%s: its objects are gone", move.log)
+		}
+	}
+}
+
+// logLines hands on what is logged, line by line; nobody need take it.
+type logLines chan string
+
+func (l logLines) Write(b []byte) (int, error) {
+	select {
+	case l <- string(b):
+	default:
+	}
+	return len(b), nil
+}
+
+func (l logLines) until(t *testing.T, part string) {
+	t.Helper()
+	timeout := time.After(10 * time.Second)
+	for {
+		select {
+		case line := <-l:
+			if strings.Contains(line, part) {
+				return
+			}
+		case <-timeout:
+			t.Fatalf("%q was never logged", part)
+		}
+	}
 }
 
 // many gives n ServiceEntries of four endpoints, each with a DestinationRule, as one file.

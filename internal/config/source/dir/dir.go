@@ -97,7 +97,8 @@ func (d *Dir) scan(now time.Time) (u source.Update, changed bool) {
 			u.Files = append(u.Files, source.File{Name: "<stdin>", Data: d.stdin, Whole: true})
 			continue
 		}
-		for _, path := range d.list(p, &u) {
+		paths, lost := d.list(p)
+		for _, path := range paths {
 			if len(d.paths) > 1 { // the same file may be named twice
 				abs, err := filepath.Abs(path)
 				if err != nil || absolute[abs] {
@@ -106,10 +107,13 @@ func (d *Dir) scan(now time.Time) (u source.Update, changed bool) {
 				absolute[abs] = true
 			}
 			fileChanged, err := d.read(path, now)
-			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errFolder) && path != p {
+			if lost == nil && errors.Is(err, fs.ErrNotExist) { // it may be p that went since it was listed
+				_, lost = os.Stat(p)
+			}
+			if lost == nil && errors.Is(err, fs.ErrNotExist) || errors.Is(err, errFolder) && path != p {
 				continue
 			}
-			if err != nil {
+			if err != nil && lost == nil {
 				u.Issues = append(u.Issues, unreadable(path, err))
 			}
 			st := d.files[path]
@@ -119,6 +123,9 @@ func (d *Dir) scan(now time.Time) (u source.Update, changed bool) {
 			st.seen = d.scans
 			changed = changed || fileChanged
 			u.Files = append(u.Files, source.File{Name: path, Data: st.data, Whole: st.whole})
+		}
+		if lost != nil {
+			u.Issues = append(u.Issues, d.lost(p, lost))
 		}
 	}
 	for path, st := range d.files {
@@ -131,30 +138,22 @@ func (d *Dir) scan(now time.Time) (u source.Update, changed bool) {
 	return u, changed
 }
 
-// list gives the files that a path of the user's stands for. A directory that can't be read keeps the files it had.
-func (d *Dir) list(p string, u *source.Update) []string {
+// list gives the files that a path of the user's stands for. Of a path that is gone or can't be read, which err tells, they
+// are those it had: a mount that is lost, or a folder that is moved for a moment, takes nothing away.
+func (d *Dir) list(p string) (out []string, err error) {
 	info, err := os.Stat(p)
 	if err == nil && !info.IsDir() {
-		return []string{p}
+		return []string{p}, nil
 	}
-	var out, names []string
+	var names []string
 	if err == nil {
 		names, err = namesIn(p)
 	}
 	if err != nil {
-		for path := range d.files {
-			if path == p || filepath.Dir(path) == filepath.Clean(p) {
-				out = append(out, path)
-			}
-		}
-		slices.Sort(out)
-		if !slices.Contains(out, p) { // a file that is gone is no error, a directory is
-			u.Issues = append(u.Issues, unreadable(p, err))
-		}
-		return out
+		return d.had(p), err
 	}
 	if known := d.lists[p]; known != nil && slices.Equal(known.names, names) {
-		return known.paths
+		return known.paths, nil
 	}
 	for _, name := range names {
 		if isConfig(name) {
@@ -163,7 +162,27 @@ func (d *Dir) list(p string, u *source.Update) []string {
 	}
 	slices.Sort(out)
 	d.lists[p] = &list{names, out}
+	return out, nil
+}
+
+// had gives the files that were last read of a path of the user's.
+func (d *Dir) had(p string) (out []string) {
+	for path := range d.files {
+		if path == p || filepath.Dir(path) == filepath.Clean(p) {
+			out = append(out, path)
+		}
+	}
+	slices.Sort(out)
 	return out
+}
+
+// lost tells of a path of the user's that is gone or can't be read, and whether anything of it is kept.
+func (d *Dir) lost(p string, err error) config.Issue {
+	i := unreadable(p, err)
+	if len(d.had(p)) > 0 {
+		i.Message += "; what was read of it last stays in force until it is back"
+	}
+	return i
 }
 
 // namesIn gives what a directory holds.

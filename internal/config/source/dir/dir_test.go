@@ -237,15 +237,68 @@ func TestFolderComesAndGoes(t *testing.T) {
 		w := watch(t, poll, dir)
 		must(t, os.Rename(dir, dir+"2"))
 		u := w.untilFunc("an issue", func(u source.Update) bool { return len(u.Issues) == 1 })
-		if u.Issues[0].Origin.File != dir {
-			t.Errorf("%v", u.Issues)
+		if got := u.Issues[0].String(); names(u) != "a.yaml=1" || got != dir+": error: can't be read: no such file or directory; what was read of it last stays in force until it is back [DTR0020]" {
+			t.Errorf("%s, %s", names(u), got)
 		}
+		must(t, os.Rename(dir+"2", dir))
+		w.untilFunc("no issue", func(u source.Update) bool { return names(u) == "a.yaml=1" && len(u.Issues) == 0 })
+		must(t, os.Rename(dir, dir+"2"))
+		w.untilFunc("an issue", func(u source.Update) bool { return len(u.Issues) == 1 })
 		must(t, os.Mkdir(dir, 0o700))
+		w.until("") // it is back, and empty
 		write(t, filepath.Join(dir, "a.yaml"), "2")
 		w.untilFunc("a.yaml=2", func(u source.Update) bool { return strings.HasPrefix(names(u), "a.yaml=2") && len(u.Issues) == 0 })
 		write(t, filepath.Join(dir, "b.yaml"), "3")
 		w.untilFunc("b.yaml=3", func(u source.Update) bool { return strings.HasSuffix(names(u), "b.yaml=3") })
 	})
+}
+
+// TestFileComesAndGoes: a file that was named stays as it was read while it is gone; a link and a folder above it count alike.
+func TestFileComesAndGoes(t *testing.T) {
+	both(t, func(t *testing.T, poll bool) {
+		top := filepath.Join(t.TempDir(), "top")
+		must(t, os.Mkdir(top, 0o700))
+		a, b := filepath.Join(top, "a.yaml"), filepath.Join(top, "b.yaml")
+		write(t, a, "1")
+		write(t, b, "2")
+		w := watch(t, poll, a, b)
+		gone := func(n int) func(source.Update) bool {
+			return func(u source.Update) bool {
+				if names(u) != "a.yaml=1 b.yaml=2" {
+					t.Errorf("%s", names(u))
+				}
+				return len(u.Issues) == n
+			}
+		}
+		must(t, os.Rename(a, a+".old"))
+		u := w.untilFunc("an issue", gone(1))
+		if u.Issues[0].Origin.File != a || !strings.HasSuffix(u.Issues[0].Message, "stays in force until it is back") {
+			t.Errorf("%v", u.Issues)
+		}
+		must(t, os.Rename(a+".old", a))
+		w.untilFunc("no issue", gone(0))
+		must(t, os.Rename(top, top+"2"))
+		w.untilFunc("two issues", gone(2))
+		must(t, os.Rename(top+"2", top))
+		w.untilFunc("no issue", gone(0))
+		replace(t, a, "3")
+		w.until("a.yaml=3(w) b.yaml=2")
+	})
+}
+
+// TestGoneWhileScanned: a folder that goes after it was listed keeps what it had as well.
+func TestGoneWhileScanned(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "conf")
+	must(t, os.Mkdir(dir, 0o700))
+	write(t, filepath.Join(dir, "a.yaml"), "1")
+	d := New([]string{dir}, Options{})
+	d.Load()
+	must(t, os.RemoveAll(dir))
+	for range 3 {
+		if u, changed := d.scan(time.Now().Add(time.Minute)); changed || names(u) != "a.yaml=1" || len(u.Issues) != 1 {
+			t.Errorf("%s %v", names(u), u.Issues)
+		}
+	}
 }
 
 func TestWhatMatters(t *testing.T) {
