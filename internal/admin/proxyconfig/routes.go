@@ -4,42 +4,18 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sort"
-	"strconv"
 	"strings"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 )
 
-// FilterRoutes gives the route configurations that match, numeric names in their order.
-func FilterRoutes(all []*routev3.RouteConfiguration, f Filter) []*routev3.RouteConfiguration {
-	var out []*routev3.RouteConfiguration
-	for _, r := range all {
-		if f.Name == "" || r.GetName() == f.Name {
-			out = append(out, r)
-		}
-	}
-	sort.SliceStable(out, func(i, j int) bool {
-		a, errA := strconv.Atoi(out[i].GetName())
-		b, errB := strconv.Atoi(out[j].GetName())
-		if errA != nil || errB != nil {
-			return errA == nil && errB != nil
-		}
-		return a < b
-	})
-	return out
-}
-
-// WriteRoutes prints istioctl's table of routes. As there, routes to PassthroughCluster are left out.
+// WriteRoutes prints istioctl's table of routes. As there, routes to PassthroughCluster are left out, but for who asks for it.
 func WriteRoutes(w io.Writer, all []*routev3.RouteConfiguration, f Filter) error {
 	rows := [][]string{{"NAME", "VHOST NAME", "DOMAINS", "MATCH", "VIRTUAL SERVICE"}}
 	for _, r := range FilterRoutes(all, f) {
 		for _, v := range r.GetVirtualHosts() {
-			if f.FQDN != "" && !strings.Contains(v.GetName(), f.FQDN) {
-				continue
-			}
 			for _, x := range v.GetRoutes() {
-				if x.GetRoute().GetCluster() != passthrough {
+				if x.GetRoute().GetCluster() != passthrough || f.Cluster != "" {
 					rows = append(rows, []string{
 						r.GetName(), v.GetName(), domains(v.GetDomains()), routeMatch(x.GetMatch()), configOf(x.GetMetadata()),
 					})

@@ -17,9 +17,9 @@ import (
 
 // Filter keeps what matches all of its fields that are set, as istioctl's flags do.
 type Filter struct {
-	FQDN      string // part of a cluster's name
-	Port      int
-	Cluster   string // an endpoint's cluster, whole
+	FQDN      string // part of a cluster's or a virtual host's name
+	Port      int    // an endpoint's own; a service's of clusters, listeners and routes
+	Cluster   string // an endpoint's cluster, or one that a route leads to, whole
 	Address   string
 	Status    string // HEALTHY, …
 	Subset    string
