@@ -43,8 +43,8 @@ dump in a file. Without --admin, --pid or -f it asks the only detour that runs, 
 	p.StringVarP(&f.file, "file", "f", "", "read a dump from this file, - for standard input")
 	p.StringVarP(&f.output, "output", "o", "", "short, wide (more columns for endpoints), json or yaml")
 	p.StringVar(&f.filter.FQDN, "fqdn", "", "only what belongs to hosts that contain this")
-	p.IntVar(&f.filter.Port, "port", 0, "only this port")
-	p.StringVar(&f.filter.Cluster, "cluster", "", "only this cluster")
+	p.IntVar(&f.filter.Port, "port", 0, "only this port, a service's; of endpoints, as in istioctl, their own")
+	p.StringVar(&f.filter.Cluster, "cluster", "", "only this cluster, whole; of routes, those that lead to it")
 	c.AddCommand(f.endpoints(), f.clusters(), f.routes(), f.listeners(), f.bootstrap(), f.all())
 	return c
 }

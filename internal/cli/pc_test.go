@@ -182,6 +182,23 @@ func TestHelpHasExamples(t *testing.T) {
 	}
 }
 
+// Endpoints go by their own port, as istioctl has it, which help must say; 81 is one's, 80 is the service's too.
+func TestProxyConfigPort(t *testing.T) {
+	startAdmin(t)
+	for port, want := range map[string]int{"80": 2, "81": 2, "8": 1} {
+		out, _, err := execute(t, newProxyConfig(), "", "ep", "--port", port)
+		if err != nil || strings.Count(out, "\n") != want {
+			t.Errorf("--port %s: %v\n%s", port, err, out)
+		}
+	}
+	for _, args := range [][]string{{"ep", "--help"}, {"all", "--help"}} {
+		out, _, err := execute(t, newProxyConfig(), "", args...)
+		if err != nil || !strings.Contains(out, "only this port, a service's; of endpoints, as in istioctl, their own") {
+			t.Errorf("%v: %v\n%s", args, err, out)
+		}
+	}
+}
+
 func TestCompletion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
 		root := &cobra.Command{Use: "detour"}
