@@ -237,7 +237,7 @@ func TestBrokenBodies(t *testing.T) {
 // TestManyStuckReaders: more directions wait than there may be pipes; each gets everything.
 func TestManyStuckReaders(t *testing.T) {
 	before := openPipes(t)
-	const n, clients = 4 << 20, 72
+	const n, clients = 5 << 20, 66
 	body := noise(n)
 	u := planetest.NewUpstream(t, func(c *planetest.Conn) {
 		for c.Request() != nil {
