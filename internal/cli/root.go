@@ -80,8 +80,11 @@ nothing changed in the application.`,
 		},
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usagef("%v (see '%s --help')", err, c.CommandPath())
+		return usagef("%v (see '%s --help')", flagError(c, err), c.CommandPath())
 	})
+	root.Version = versionLine()
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.Flags().Bool("version", false, "print detour's version") // cobra's own would take -v, which is run's
 	for _, f := range verbs {
 		root.AddCommand(f())
 	}
@@ -94,7 +97,10 @@ func argumentsAreUsage(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
-				if len(args) > 0 && c.Flags().Lookup("filename") != nil { // cobra takes it for a command's name
+				switch {
+				case len(args) > 0 && c.HasAvailableSubCommands():
+					err = unknownCommand(c, args[0])
+				case len(args) > 0 && c.Flags().Lookup("filename") != nil: // cobra takes it for a command's name
 					err = fmt.Errorf("unexpected argument %q; a configuration is named with -f", args[0])
 				}
 				return usagef("%v (see '%s --help')", err, c.CommandPath())

@@ -69,8 +69,8 @@ not found.`,
 			return f.run(c.Context(), args)
 		},
 	}
-	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		return runError(fmt.Errorf("%w (see 'detour run --help')", err))
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return runError(fmt.Errorf("%w (see 'detour run --help')", flagError(c, err)))
 	})
 	fl := c.Flags()
 	fl.SetInterspersed(false) // what comes after COMMAND is COMMAND's

@@ -25,6 +25,11 @@ func version() string {
 	return info.Main.Version
 }
 
+// versionLine is what both the verb and --version print.
+func versionLine() string {
+	return fmt.Sprintf("detour %s (%s, %s/%s)", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
 func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
@@ -32,7 +37,7 @@ func newVersion() *cobra.Command {
 		Example: "  detour version",
 		Args:    cobra.NoArgs,
 		Run: func(c *cobra.Command, _ []string) {
-			fmt.Fprintf(c.OutOrStdout(), "detour %s (%s, %s/%s)\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			fmt.Fprintln(c.OutOrStdout(), versionLine())
 		},
 	}
 }
