@@ -23,6 +23,7 @@ const (
 	CodeAddressPool    = "DTR0022"
 	CodeStateFile      = "DTR0023"
 	CodeSinkRejected   = "DTR0024"
+	CodeNothing        = "DTR0025"
 	CodeExportTo       = "DTR0201"
 	CodeNoHost         = "DTR0202"
 	CodeBadHost        = "DTR0203"
@@ -85,6 +86,7 @@ var Codes = map[string]string{
 	CodeAddressPool:    "No address is left to allocate",
 	CodeStateFile:      "The file of allocated addresses can't be used",
 	CodeSinkRejected:   "The engine does not serve a resource",
+	CodeNothing:        "There is no object to look at",
 	CodeExportTo:       "exportTo is not valid",
 	CodeNoHost:         "The ServiceEntry has no host",
 	CodeBadHost:        "A host name is not valid",

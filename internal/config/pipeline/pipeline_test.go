@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -513,6 +514,28 @@ func TestLoadOnce(t *testing.T) {
 		return strings.HasPrefix(i.String(), "no-such-file.yaml: error: can't be read")
 	}) {
 		t.Errorf("beside a file that is not there: %v %v", issues, err)
+	}
+	folder := t.TempDir()
+	for _, sub := range []string{"none", "full"} {
+		if err := os.Mkdir(filepath.Join(folder, sub), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(folder, "full", "a.yaml"), []byte(in), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"full": "", "full/": "", "full/a.yaml": "",
+		"none": folder + "/none: warning: no object was found: there is no *.yaml, *.yml or *.json in this directory, and its subfolders are not read [DTR0025]",
+		"":     folder + "/: warning: no object was found: there is no *.yaml, *.yml or *.json in this directory, and its subfolders are not read [DTR0025]",
+	} {
+		_, issues, err := LoadOnce([]string{folder + "/" + path, "-"}, strings.NewReader("# nothing\n"))
+		if len(issues) > 0 != (want != "") || err != nil || want != "" && issues[0].String() != want {
+			t.Errorf("%q: %v %v, want %s", path, issues, err, want)
+		}
+	}
+	if _, issues, err := LoadOnce([]string{"-"}, strings.NewReader("# nothing\n")); err != nil || len(issues) != 1 || issues[0].String() != "<stdin>:1:1: warning: no object was found [DTR0025]" {
+		t.Errorf("an empty file: %v %v", issues, err)
 	}
 	if _, _, err := LoadOnce(nil, nil); err == nil {
 		t.Error("no path, no error")
