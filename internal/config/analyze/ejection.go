@@ -55,11 +55,11 @@ func (r *run) ejection(p *translate.Plan) {
 		}
 		r.report(at(config.Warning, CodeNeverEjected, place,
 			"%d %% of the %d endpoints of %s%s is less than one, so none is ever ejected and failover never happens; write %d or more%s",
-			percent, n, p.Host, names, enough, hint))
+			percent, n, named(p), names, enough, hint))
 	case can < near && several:
 		r.report(at(config.Warning, CodePartlyEjected, place,
 			"%d %% of the %d endpoints of %s%s is %d, but %d are nearest: when all of those fail, %d stay in use and keep part of the requests; write %d or more",
-			percent, n, p.Host, names, can, near, near-can, enough))
+			percent, n, named(p), names, can, near, near-can, enough))
 	}
 }
 
@@ -73,12 +73,12 @@ func (r *run) unsetPercent(p *translate.Plan, place translate.Place, n, near, en
 	if !p.External {
 		r.report(at(config.Warning, CodeNeverEjected, place,
 			"maxEjectionPercent is not set and Envoy's default of %d %% of the %d endpoints of %s%s lets %s go where %d must; write maxEjectionPercent: %d or more, or location: MESH_EXTERNAL",
-			envoyMaxEjection, n, p.Host, names, spelled(can), near, enough))
+			envoyMaxEjection, n, named(p), names, spelled(can), near, enough))
 		return
 	}
 	r.report(at(config.Note, CodeStockIstio, place,
 		"maxEjectionPercent is not set: detour ejects all but the last endpoint of %s, but in a mesh Envoy's default of %d %% of %d endpoints%s lets %s go, so there failover needs maxEjectionPercent: %d or more",
-		p.Host, envoyMaxEjection, n, names, spelled(can), enough))
+		named(p), envoyMaxEjection, n, names, spelled(can), enough))
 }
 
 // spelled writes 0 as a word.
@@ -109,7 +109,7 @@ func (r *run) panics(p *translate.Plan) {
 		place.Field += ".minHealthPercent"
 		r.report(at(config.Warning, CodePanic, place,
 			"with one of the %d endpoints of %s ejected %.0f %% are left, less than the %d %% demanded here, so requests go to the ejected one all the same; write %.0f or less",
-			n, p.Host, left, p.Outlier.MinHealthPercent, left))
+			n, named(p), left, p.Outlier.MinHealthPercent, left))
 	}
 }
 
@@ -126,5 +126,13 @@ func (r *run) lastEndpoint(p *translate.Plan) {
 	place.Field += ".maxEjectionPercent"
 	r.report(at(config.Warning, CodeLastEndpoint, place,
 		"%s has one endpoint, and 100 %% lets it be ejected: then nothing is left and every request gets 503 until it comes back; add a second endpoint, or write 99",
-		p.Host))
+		named(p)))
+}
+
+// named is how messages call whose endpoints are counted.
+func named(p *translate.Plan) string {
+	if p.Subset == "" {
+		return p.Host
+	}
+	return "subset " + p.Subset + " of " + p.Host
 }
