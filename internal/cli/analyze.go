@@ -58,7 +58,9 @@ or warnings with --strict, 2 for wrong usage.`,
 	c.Flags().BoolVar(&f.connect, "connect", false, "connect to every endpoint, and look at the certificates of those that must speak TLS")
 	c.Flags().StringVar(&f.resolver, "resolver", "", "DNS server that --resolve and --connect ask, `ADDR`[:PORT] (default the system's)")
 	c.Flags().StringVarP(&f.output, "output", "o", "text", "text, json or sarif")
+	complete(c, "output", "text", "json", "sarif")
 	c.Flags().StringVar(&f.explain, "explain", "", "print the page of a `CODE`, as DTR0103, and do nothing else")
+	completeWith(c, "explain", completeCodes)
 	return c
 }
 
@@ -88,7 +90,7 @@ func (f *analyzeFlags) run(c *cobra.Command) error {
 		set = set.WithMesh(mesh)
 	}
 	res := analyze.Run(c.Context(), set, issues, analyze.Options{
-		Group: f.group(), AllLocalities: f.allLocalities, Resolve: f.resolve, Connect: f.connect, Network: network,
+		Group: f.group(), AllLocalities: f.allLocalities, Resolve: f.resolve, Connect: f.connect, Files: true, Network: network,
 	})
 	switch f.output {
 	case "json":

@@ -55,6 +55,9 @@ Step 3c is played only when asked for: it takes 80 s.`,
 	}
 	fl := c.Flags()
 	fl.StringSliceVar(&f.steps, "step", nil, "play only these `STEPS` (repeatable, or a list with commas)")
+	if err := c.RegisterFlagCompletionFunc("step", completeSteps); err != nil {
+		panic(err)
+	}
 	fl.StringVar(&f.keep, "keep", "", "leave the configuration in `DIR`, to play with")
 	fl.BoolVar(&f.list, "list", false, "list the steps")
 	c.AddCommand(&cobra.Command{ // what the application asks with where there is no curl

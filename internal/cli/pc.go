@@ -45,6 +45,7 @@ dump in a file. Without --admin, --pid or -f it asks the only detour that runs, 
 	p.StringVar(&f.filter.FQDN, "fqdn", "", "only what belongs to hosts that contain this")
 	p.IntVar(&f.filter.Port, "port", 0, "only this port, a service's; of endpoints, as in istioctl, their own")
 	p.StringVar(&f.filter.Cluster, "cluster", "", "only this cluster, whole; of routes, those that lead to it")
+	complete(c, "output", "short", "wide", "json", "yaml")
 	c.AddCommand(f.endpoints(), f.clusters(), f.routes(), f.listeners(), f.bootstrap(), f.all())
 	return c
 }
@@ -207,6 +208,7 @@ func (f *pcFlags) listeners() *cobra.Command {
 		})
 	c.Flags().StringVar(&f.filter.Address, "address", "", "only listeners on this address")
 	c.Flags().StringVar(&f.filter.Type, "type", "", "only listeners of this type: HTTP, TCP or HTTP+TCP")
+	complete(c, "type", "HTTP", "TCP", "HTTP+TCP")
 	return c
 }
 

@@ -89,6 +89,10 @@ one ends at once. The exit status is 0 then, 1 when the start failed, 2 when it 
 	fl.StringVar(&f.logFormat, "access-log-format", "text", "`FORMAT` of the access log: text (Envoy's default format) or json")
 	fl.StringVar(&f.logLevel, "log-level", "info", "`LEVEL` of the log on standard error: debug, info, warn or error")
 	fl.StringVar(&f.stateFile, "state-file", pipeline.DefaultStateFile(), "`FILE` that remembers allocated addresses; empty: none")
+	complete(c, "outbound-policy", "allow-any", "registry-only")
+	complete(c, "compat", "envoy")
+	complete(c, "access-log-format", "text", "json")
+	complete(c, "log-level", "debug", "info", "warn", "error")
 	fl.IntVar(&f.workers, "concurrency", runtime.GOMAXPROCS(0), "number of event loops")
 	fl.DurationVar(&f.drain, "drain-time", drainTime, "how long to wait for connections to end when stopping")
 	return c

@@ -47,6 +47,9 @@ func usagef(format string, args ...any) error {
 func Main(args []string) int {
 	root := newRoot()
 	root.SetArgs(args)
+	if isCompletion(args) {
+		plainUsages(root)
+	}
 	err := root.Execute()
 	if err == nil {
 		return ExitOK

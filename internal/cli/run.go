@@ -81,6 +81,9 @@ not found.`,
 	fl.StringArrayVarP(&f.publish, "publish", "p", nil, "let the host in to a port that COMMAND serves: `[HOST:]PORT` or [HOST:]HOSTPORT:PORT (repeatable)")
 	fl.StringVar(&f.loopback, "loopback", "host", "`PLACE` that loopback leads to when COMMAND does not serve the port: host or private (nowhere)")
 	fl.StringVar(&f.resolver, "resolver", "", "DNS server that endpoint names are looked up with, `ADDR`[:PORT] (default the system's)")
+	complete(c, "outbound-policy", "allow-any", "registry-only")
+	complete(c, "via", "auto", "namespace", "environment")
+	complete(c, "loopback", "host", "private")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "a line for each request: endpoint, priority, attempts")
 	return c
 }

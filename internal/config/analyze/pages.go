@@ -51,14 +51,6 @@ func Titles() map[string]string {
 
 // Index writes docs/analysis/README.md: every code with its title, and the page of those that have one.
 func Index() string {
-	titles := Titles()
-	for _, m := range []map[string]string{config.Codes, translate.Codes} {
-		for code, title := range m {
-			if titles[code] == "" {
-				titles[code] = title
-			}
-		}
-	}
 	var b strings.Builder
 	b.WriteString(`# What detour says about a configuration
 
@@ -70,14 +62,23 @@ are errors, whose message says what is allowed.
 | code | what it is about |
 |---|---|
 `)
-	for _, code := range slices.Sorted(maps.Keys(titles)) {
+	for _, code := range AllCodes() {
 		name := code
 		if _, ok := Explain(code); ok {
 			name = "[" + code + "](" + code + ".md)"
 		}
-		fmt.Fprintf(&b, "| %s | %s |\n", name, titles[code])
+		fmt.Fprintf(&b, "| %s | %s |\n", name, Title(code))
 	}
 	return b.String()
+}
+
+// AllCodes gives every code that has a title, sorted.
+func AllCodes() []string {
+	all := Titles()
+	for _, m := range []map[string]string{config.Codes, translate.Codes} {
+		maps.Copy(all, m)
+	}
+	return slices.Sorted(maps.Keys(all))
 }
 
 // Markdown writes the page.
