@@ -23,7 +23,7 @@ type Refusal struct {
 // package finds.
 var Refusals = []Refusal{
 	{config.ServiceEntry, "spec.ports.protocol", []string{"HTTP2", "GRPC", "GRPC-WEB"},
-		"HTTP/2 is not served by the embedded engine yet: requests to this port get 501"},
+		"HTTP/2 is not served by the embedded engine yet: requests that go to this port's endpoints get 501; those that a VirtualService sends to another host are served"},
 	{config.DestinationRule, "*.connectionPool.http.h2UpgradePolicy", []string{"UPGRADE"},
 		"HTTP/2 is not served by the embedded engine yet: requests to this host get 501"},
 	{config.DestinationRule, "*.connectionPool.http.maxConcurrentStreams", nil,
