@@ -136,17 +136,24 @@ func (f *analyzeFlags) network() (analyze.Network, error) {
 	}}, nil
 }
 
-// explain prints the page of a code.
-func explain(c *cobra.Command, code string) error {
+// explain prints the page of a code, which may be written in small letters, and without DTR or zeroes before its number.
+func explain(c *cobra.Command, word string) error {
+	code := strings.ToUpper(strings.TrimSpace(word))
+	if n := strings.TrimPrefix(code, "DTR"); n != "" && len(n) <= 4 && strings.Trim(n, "0123456789") == "" {
+		code = "DTR" + strings.Repeat("0", 4-len(n)) + n
+	}
 	if p, ok := analyze.Explain(code); ok {
 		_, err := fmt.Fprint(c.OutOrStdout(), p.Markdown())
 		return err
 	}
-	if title := analyze.Title(strings.ToUpper(code)); title != "" {
-		_, err := fmt.Fprintf(c.OutOrStdout(), "%s: %s. There is no page about it: its messages say all there is to know.\n", strings.ToUpper(code), title)
+	if title := analyze.Title(code); title != "" {
+		_, err := fmt.Fprintf(c.OutOrStdout(), "%s: %s. There is no page about it: its messages say all there is to know.\n", code, title)
 		return err
 	}
-	return usagef("%s is no code; they are listed in docs/analysis/README.md", code)
+	for _, known := range analyze.AllCodes() {
+		fmt.Fprintf(c.ErrOrStderr(), "%s  %s\n", known, analyze.Title(known))
+	}
+	return usagef("--explain %q: no such code; all there are stand above", word)
 }
 
 // count writes a number with its noun.

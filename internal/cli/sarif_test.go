@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"detour.dev/detour/internal/config"
+	"detour.dev/detour/internal/config/analyze"
 )
 
 const badDir = "../../testdata/conformance/bad"
@@ -176,7 +178,17 @@ func TestExplain(t *testing.T) {
 	if err != nil || !strings.HasPrefix(out, config.CodeBadPort+": ") {
 		t.Errorf("%v: %s", err, out)
 	}
-	if _, _, err = execute(t, newAnalyze(), "", "--explain", "DTR9999"); err == nil || err.(*ExitError).Status != ExitUsage {
-		t.Errorf("%v", err)
+	for _, short := range []string{"0103", "103", "dtr103", "DTR0103", " Dtr0103"} {
+		if out, _, err := execute(t, newAnalyze(), "", "--explain", short); err != nil || out != string(page) {
+			t.Errorf("%s: %v: %s", short, err, out)
+		}
+	}
+	for _, none := range []string{"DTR9999", "dtr", "00103", "x103", "1 03", "-103"} {
+		out, errs, err := execute(t, newAnalyze(), "", "--explain="+none)
+		var exit *ExitError
+		if !errors.As(err, &exit) || exit.Status != ExitUsage || out != "" ||
+			!strings.Contains(errs, "\nDTR0103  ") || strings.Count(errs, "\n") != len(analyze.AllCodes()) {
+			t.Errorf("%s: %v, %q\n%s", none, err, out, errs)
+		}
 	}
 }
