@@ -3,7 +3,7 @@
 // family of findings has a file of its own; every finding has a stable code, the place of the line to change, and says
 // what to write there.
 //
-// It does I/O only where it is asked to look at the world: Options.Resolve and Options.Connect.
+// It does I/O only where it is asked to look at the world: Options.Files, Options.Resolve and Options.Connect.
 package analyze
 
 import (
@@ -47,6 +47,7 @@ const (
 	CodeTLSInTLS        = "DTR0142"
 	CodeNoSuchName      = "DTR0143"
 	CodeTLSToPlain      = "DTR0144"
+	CodeNoCertFile      = "DTR0145"
 	CodeNoSuchPort      = "DTR0150"
 	CodeEmptySubset     = "DTR0151"
 	CodeNoSuchSubset    = "DTR0152"
@@ -67,6 +68,7 @@ type Options struct {
 	AllLocalities bool          // every locality that an endpoint names, and none; Group.Locality does not count then
 	Resolve       bool          // look endpoints' names up
 	Connect       bool          // connect to every endpoint, and shake hands with those that must speak TLS
+	Files         bool          // look whether this machine has the certificates and keys that tls names
 	Network       Network       // what Resolve and Connect use; zero: the system's
 }
 
@@ -124,6 +126,9 @@ func Run(ctx context.Context, set *config.Set, issues []config.Issue, opt Option
 	for _, p := range r.plans {
 		r.transport(p)
 		r.emptySubset(p)
+	}
+	if opt.Files {
+		r.certificateFiles()
 	}
 	r.objects(set)
 	if opt.Connect {

@@ -91,6 +91,12 @@ said of every endpoint that could be reached.`,
 // transportPages are about TLS that is missing, doubled, or can't verify.
 var transportPages = []Page{
 	{
+		Code: CodeNoCertFile, Title: "A certificate or key is not on this machine",
+		Why: `tls names a file that does not exist here or that this user can't read. Where detour runs without it, every request to
+the host gets 503. A relative path begins at the working directory of detour. Where the configuration is meant for another
+machine, look at it there.`,
+		Bad: exampleHTTPS + exampleOriginate + ", caCertificates: certs-that-are-missing/ca.pem}\n", Good: exampleHTTPS + exampleOriginate + ", caCertificates: system}\n",
+	}, {
 		Code: CodePlain443, Title: "Port 443 is declared HTTP",
 		Why: `Applications speak TLS to port 443. Declared HTTP, its first bytes are taken for a request and refused. Declare it
 HTTPS or TLS: the ClientHello's name then says which host is meant and the bytes are relayed. To have detour speak TLS,
