@@ -93,6 +93,7 @@ func (h *Handler) node() *corev3.Node {
 		}
 	}
 	n.Metadata.Fields["DETOUR_ARGS"] = structpb.NewListValue(&structpb.ListValue{Values: args})
+	n.Metadata.Fields["DETOUR_STARTED"] = structpb.NewStringValue(h.start.UTC().Format(time.RFC3339)) // an uptime's second drifts
 	return n
 }
 

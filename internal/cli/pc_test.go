@@ -215,3 +215,19 @@ func TestCompletion(t *testing.T) {
 		}
 	}
 }
+
+// The start of a process is the same whenever one asks.
+func TestPsSince(t *testing.T) {
+	startAdmin(t)
+	first, _, err := execute(t, newPs(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := time.Now().Truncate(time.Second)
+	await(t, "a second passes", func() bool { return !time.Now().Truncate(time.Second).Equal(second) })
+	for range 3 {
+		if again, _, err := execute(t, newPs(), ""); err != nil || again != first {
+			t.Errorf("%v: %s, before that %s", err, again, first)
+		}
+	}
+}

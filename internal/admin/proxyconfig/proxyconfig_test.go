@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -320,7 +321,7 @@ func fakeDetour(t *testing.T, dir string, pid int, args string) {
 		t.Fatal(err)
 	}
 	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, `{"state":"LIVE","uptime_current_epoch":"60s","node":{"metadata":{"DETOUR_ARGS":["detour","`+args+`"]}}}`)
+		_, _ = io.WriteString(w, `{"state":"LIVE","uptime_current_epoch":"60s","node":{"metadata":{"DETOUR_STARTED":"2026-01-02T03:04:05Z","DETOUR_ARGS":["detour","`+args+`"]}}}`)
 	})}}
 	server.Start()
 	t.Cleanup(server.Close)
@@ -353,6 +354,11 @@ func TestFind(t *testing.T) {
 	all, err := Running(ctx)
 	if err != nil || len(all) != 2 || all[0].State != "LIVE" || all[0].Command() != "detour proxy" || all[0].Since.IsZero() {
 		t.Fatalf("%+v, %v", all, err)
+	}
+	for _, p := range all { // what it says itself, not its uptime before whenever it is asked
+		if want := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC); !p.Since.Equal(want) || p.Since.Location() != time.Local {
+			t.Errorf("since %v, want %v", p.Since, want)
+		}
 	}
 	all[1].Err = errors.New("hung")
 	all[1].Args = nil

@@ -66,7 +66,12 @@ func describe(ctx context.Context, s admin.Socket) Process {
 		p.Args = append(p.Args, a.GetStringValue())
 	}
 	p.State = info.GetState().String()
-	p.Since = time.Now().Add(-info.GetUptimeCurrentEpoch().AsDuration())
+	started := info.GetNode().GetMetadata().GetFields()["DETOUR_STARTED"].GetStringValue()
+	if at, err := time.Parse(time.RFC3339, started); err == nil {
+		p.Since = at.Local()
+	} else {
+		p.Since = time.Now().Add(-info.GetUptimeCurrentEpoch().AsDuration())
+	}
 	return p
 }
 
