@@ -66,6 +66,7 @@ func Main(args []string) int {
 }
 
 func newRoot() *cobra.Command {
+	var printVersion bool
 	root := &cobra.Command{
 		Use:   "detour",
 		Short: "Keep an application's calls to external services working",
@@ -79,15 +80,19 @@ nothing changed in the application.`,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if printVersion {
+				fmt.Fprintln(c.OutOrStdout(), versionLine())
+				return nil
+			}
 			return c.Help()
 		},
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%v (see '%s --help')", flagError(c, err), c.CommandPath())
 	})
-	root.Version = versionLine()
-	root.SetVersionTemplate("{{.Version}}\n")
-	root.Flags().Bool("version", false, "print detour's version") // cobra's own would take -v, which is run's
+	// Not cobra's own: that takes -v, which is run's, and its templates keep the linker from leaving out what is never called,
+	// which is a third of the binary.
+	root.Flags().BoolVar(&printVersion, "version", false, "print detour's version")
 	for _, f := range verbs {
 		root.AddCommand(f())
 	}
