@@ -197,6 +197,10 @@ func (e *httpEnv) Lookup(name string, port uint16, fn func([]netip.AddrPort, *pr
 				fn(nil, lookupError(err, 502, "DNS resolution failed for "+name))
 				return
 			}
+			if e.in.leadsBack(addrs[0]) {
+				fn(nil, refusal(proxyerr.Reply{Status: 502, Body: "detour: " + name + " is the proxy itself\n"}).Err)
+				return
+			}
 			fn(addrs, nil)
 		})
 		return
@@ -227,6 +231,13 @@ func lookupError(err error, status int, body string) *proxyerr.Error {
 		e.Flags, e.Reply = streaminfo.UpstreamOverflow, &proxyerr.Reply{Status: 503, Body: "DNS cache overflow"}
 	}
 	return e
+}
+
+// leadsBack says whether a connection to dst would come here again, without end. One that comes to another address of a
+// listener for all is seen when it has come.
+func (in *inbound) leadsBack(dst netip.AddrPort) bool {
+	s, ok := in.s.(*event.Socket)
+	return dst == in.local || ok && dst == s.LocalAddr()
 }
 
 var errNoAddress = errors.New("no address")
@@ -369,7 +380,7 @@ const connectRefusal = "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnect
 
 func (w *worker) connectUndeclared(in *inbound, addrs []netip.AddrPort) {
 	c := w.p.state.Load().clusters[passthroughCluster]
-	if len(addrs) == 0 || c == nil || isAllocated(addrs[0].Addr()) {
+	if len(addrs) == 0 || c == nil || isAllocated(addrs[0].Addr()) || in.leadsBack(addrs[0]) {
 		_, _ = in.s.Write([]byte(connectRefusal))
 		in.s.Close()
 		return

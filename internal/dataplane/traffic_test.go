@@ -207,6 +207,21 @@ func TestForwardProxy(t *testing.T) {
 	}
 }
 
+// TestForwardProxyToItself: a request for the forward proxy's own address would come back for ever.
+func TestForwardProxyToItself(t *testing.T) {
+	p := planetest.Start(t, dataplane.Options{Resolve: func(context.Context, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+	}}, planetest.One(planetest.NewUpstream(t, planetest.Serve("x")).Addr))
+	name := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), p.Proxy.Port()).String()
+	for _, host := range []string{name, "loop.test" + name[strings.LastIndexByte(name, ':'):]} {
+		for _, send := range []string{"GET / HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n", "CONNECT " + host + " HTTP/1.1\r\nHost: " + host + "\r\n\r\n"} {
+			if got, err := exchange(t, p.DialProxy(), send); err != nil || !strings.HasPrefix(got, "HTTP/1.1 502") {
+				t.Errorf("%q: %q, %v", send, got, err)
+			}
+		}
+	}
+}
+
 // TestLookups: clients that leave while their destination is looked up are gone at once, and only so many may wait for it.
 func TestLookups(t *testing.T) {
 	defer dataplane.SetMaxLookups(3)()
