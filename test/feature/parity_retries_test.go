@@ -72,7 +72,7 @@ func TestParityPerTryTimeout(t *testing.T) {
 			a.took(call{url: "http://one.test/pertry"}, 200*time.Millisecond, 900*time.Millisecond)
 			a.took(call{url: "http://one.test/pertryreset"}, 100*time.Millisecond, 900*time.Millisecond)
 			a.took(call{url: "http://one.test/pertryconnect"}, 100*time.Millisecond, 900*time.Millisecond)
-			a.took(call{url: "http://one.test/overall"}, 600*time.Millisecond, 900*time.Millisecond)
+			a.took(call{url: "http://one.test/overall"}, time.Second, 1400*time.Millisecond)
 		}}.run(t)
 }
 
